@@ -1,0 +1,84 @@
+// Problems: what is computed, as sizes and words that print and parse as one line ("num_tokens=3 num_heads=64").
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "fathom/core/dtype.h"
+#include "fathom/core/status.h"
+
+namespace fathom FATHOM_PUBLIC {
+
+/// How numbers are carried between the stages.
+///   exact   f32 throughout, nothing quantised: what the mathematics says
+///   served  bf16 activations, FP8 rows, Hadamard + FP4 index keys: what the model was trained to see
+enum class Numerics : std::uint8_t { exact, served };
+inline constexpr const char* kNumericsWords[] = {"exact", "served"};
+constexpr const char* name_of(Numerics numerics) noexcept { return kNumericsWords[static_cast<int>(numerics)]; }
+/// Element type of activations under these numerics.
+constexpr DType activation_dtype(Numerics numerics) noexcept {
+  return numerics == Numerics::exact ? DType::f32 : DType::bf16;
+}
+
+enum class FieldKind : std::uint8_t {
+  integer,   ///< std::int32_t
+  capacity,  ///< std::int32_t, an upper bound: a run may bring fewer
+  real,      ///< float
+  word,      ///< an enum over std::uint8_t, printed by name
+  dtype,     ///< DType
+  numerics,  ///< Numerics
+};
+
+/// One field of a problem struct. `least` and `most` bound integers; `words` names the values of an enum.
+struct ProblemField {
+  std::uint16_t offset;
+  FieldKind kind;
+  const char* name;
+  const char* doc;
+  std::int64_t least = 0;
+  std::int64_t most = 0;
+  std::span<const char* const> words = {};
+};
+
+/// A problem struct's fields, size and default values. Every problem type has `static const ProblemSpec& spec()`.
+struct ProblemSpec {
+  std::span<const ProblemField> fields;
+  std::size_t size;
+  const void* defaults;
+};
+
+/// Largest values that sizes may take; they keep every byte count inside 63 bits.
+inline constexpr std::int64_t kMaxTokens = std::int64_t{1} << 24;
+inline constexpr std::int64_t kMaxSeqs = std::int64_t{1} << 20;
+inline constexpr std::int64_t kMaxHeads = 128;
+inline constexpr std::int64_t kMaxDim = std::int64_t{1} << 20;
+inline constexpr std::int64_t kMaxPageSize = std::int64_t{1} << 16;
+inline constexpr std::int64_t kMaxEntries = std::int64_t{1} << 24;
+
+/// The names an enum-like field may take; empty for numbers.
+std::span<const char* const> field_words(const ProblemField& field) noexcept;
+/// One field's value as problem_text prints it.
+std::string field_text(const ProblemField& field, const void* problem);
+/// One line, fields in declaration order, those at their default value left out. Never fails but for memory.
+std::string problem_text(const ProblemSpec& spec, const void* problem);
+/// Reads "name=value ..." over the defaults. Unknown, repeated or malformed fields are named in the status.
+Status parse_problem(const ProblemSpec& spec, std::string_view text, void* problem) noexcept;
+/// Every field inside its bounds.
+Status check_problem(const ProblemSpec& spec, const char* op, const void* problem) noexcept;
+/// The integer behind field `name`, or -1 where the problem has no such field.
+std::int64_t problem_integer(const ProblemSpec& spec, const void* problem, std::string_view name) noexcept;
+
+template <class Problem>
+std::string to_text(const Problem& problem) {
+  return problem_text(Problem::spec(), &problem);
+}
+template <class Problem>
+Result<Problem> problem_from(std::string_view text) noexcept {
+  Problem problem;
+  FATHOM_TRY(parse_problem(Problem::spec(), text, &problem));
+  return problem;
+}
+
+}  // namespace fathom
