@@ -1,0 +1,166 @@
+#include "fathom/core/problem.h"
+
+#include <charconv>
+#include <cmath>
+#include <algorithm>
+#include <cstdio>
+#include <vector>
+
+namespace fathom {
+namespace {
+
+constexpr const char* kDTypeWords[] = {"f32", "bf16", "e4m3", "e2m1x2", "ue8m0", "i32", "i64", "u8"};
+
+template <class T>
+T& member(void* problem, const ProblemField& field) noexcept {
+  return *reinterpret_cast<T*>(static_cast<std::byte*>(problem) + field.offset);
+}
+template <class T>
+const T& member(const void* problem, const ProblemField& field) noexcept {
+  return *reinterpret_cast<const T*>(static_cast<const std::byte*>(problem) + field.offset);
+}
+
+bool is_integer(const ProblemField& field) noexcept {
+  return field.kind == FieldKind::integer || field.kind == FieldKind::capacity;
+}
+
+const ProblemField* find_field(const ProblemSpec& spec, std::string_view name) noexcept {
+  for (const ProblemField& field : spec.fields) {
+    if (name == field.name) return &field;
+  }
+  return nullptr;
+}
+
+std::string joined(std::span<const char* const> words) {
+  std::string text;
+  for (const char* word : words) text += (text.empty() ? "" : ", ") + std::string(word);
+  return text;
+}
+
+Status set_value(const ProblemField& field, std::string_view value, void* problem) {
+  const std::string shown(value.substr(0, 64));
+  const char* end = value.data() + value.size();
+  if (is_integer(field)) {
+    std::int64_t number = 0;
+    const auto [stop, error] = std::from_chars(value.data(), end, number);
+    if (error != std::errc() || stop != end || number < field.least || number > field.most) {
+      return Status::invalid("problem: %s is \"%s\", expected an integer from %lld to %lld", field.name, shown.c_str(),
+                             static_cast<long long>(field.least), static_cast<long long>(field.most));
+    }
+    member<std::int32_t>(problem, field) = static_cast<std::int32_t>(number);
+    return {};
+  }
+  if (field.kind == FieldKind::real) {
+    float number = 0;
+    const auto [stop, error] = std::from_chars(value.data(), end, number);
+    if (error != std::errc() || stop != end || !std::isfinite(number)) {
+      return Status::invalid("problem: %s is \"%s\", expected a finite number", field.name, shown.c_str());
+    }
+    member<float>(problem, field) = number;
+    return {};
+  }
+  const auto words = field_words(field);
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (value == words[i]) {
+      member<std::uint8_t>(problem, field) = static_cast<std::uint8_t>(i);
+      return {};
+    }
+  }
+  return Status::invalid("problem: %s is \"%s\", expected one of %s", field.name, shown.c_str(), joined(words).c_str());
+}
+
+}  // namespace
+
+std::span<const char* const> field_words(const ProblemField& field) noexcept {
+  switch (field.kind) {
+    case FieldKind::dtype: return kDTypeWords;
+    case FieldKind::numerics: return kNumericsWords;
+    case FieldKind::word: return field.words;
+    default: return {};
+  }
+}
+
+std::string field_text(const ProblemField& field, const void* problem) {
+  char text[64];
+  if (is_integer(field)) {
+    std::snprintf(text, sizeof(text), "%d", member<std::int32_t>(problem, field));
+    return text;
+  }
+  if (field.kind == FieldKind::real) {
+    std::snprintf(text, sizeof(text), "%.9g", static_cast<double>(member<float>(problem, field)));
+    return text;
+  }
+  const auto words = field_words(field);
+  const auto index = member<std::uint8_t>(problem, field);
+  return index < words.size() ? words[index] : "?";
+}
+
+std::string problem_text(const ProblemSpec& spec, const void* problem) {
+  std::string text;
+  for (const ProblemField& field : spec.fields) {
+    const std::string value = field_text(field, problem);
+    if (value == field_text(field, spec.defaults)) continue;
+    text += (text.empty() ? "" : " ") + std::string(field.name) + "=" + value;
+  }
+  return text;
+}
+
+Status parse_problem(const ProblemSpec& spec, std::string_view text, void* problem) noexcept {
+  return guarded("problem", [&]() -> Status {
+    constexpr std::size_t kMostBytes = 4096;
+    if (text.size() > kMostBytes) {
+      return Status::invalid("problem: the text has %zu bytes, expected at most %zu", text.size(), kMostBytes);
+    }
+    std::vector<std::byte> parsed(spec.size);
+    std::memcpy(parsed.data(), spec.defaults, spec.size);
+    std::vector<bool> seen(spec.fields.size());
+    std::size_t at = 0;
+    while (true) {
+      at = text.find_first_not_of(" \t\r\n", at);
+      if (at == std::string_view::npos) break;
+      const std::size_t stop = std::min(text.find_first_of(" \t\r\n", at), text.size());
+      const std::string_view item = text.substr(at, stop - at);
+      at = stop;
+      const std::size_t equals = item.find('=');
+      const std::string name(item.substr(0, std::min<std::size_t>(equals, 64)));
+      const ProblemField* field = find_field(spec, name);
+      if (equals == std::string_view::npos || field == nullptr) {
+        std::string names;
+        for (const ProblemField& f : spec.fields) names += std::string(names.empty() ? "" : ", ") + f.name;
+        return Status::invalid("problem: \"%s\" is not a field; write name=value with a name of %s", name.c_str(), names.c_str());
+      }
+      const std::size_t index = static_cast<std::size_t>(field - spec.fields.data());
+      if (seen[index]) return Status::invalid("problem: %s is given twice", field->name);
+      seen[index] = true;
+      FATHOM_TRY(set_value(*field, item.substr(equals + 1), parsed.data()));
+    }
+    std::memcpy(problem, parsed.data(), spec.size);
+    return {};
+  });
+}
+
+Status check_problem(const ProblemSpec& spec, const char* op, const void* problem) noexcept {
+  for (const ProblemField& field : spec.fields) {
+    if (is_integer(field)) {
+      const std::int64_t value = member<std::int32_t>(problem, field);
+      if (value < field.least || value > field.most) {
+        return Status::invalid("%s: %s is %lld, expected %lld to %lld", op, field.name, static_cast<long long>(value),
+                               static_cast<long long>(field.least), static_cast<long long>(field.most));
+      }
+    } else if (field.kind == FieldKind::real) {
+      if (!std::isfinite(member<float>(problem, field))) {
+        return Status::invalid("%s: %s is not finite", op, field.name);
+      }
+    } else if (member<std::uint8_t>(problem, field) >= field_words(field).size()) {
+      return Status::invalid("%s: %s holds %d, which names nothing", op, field.name, member<std::uint8_t>(problem, field));
+    }
+  }
+  return {};
+}
+
+std::int64_t problem_integer(const ProblemSpec& spec, const void* problem, std::string_view name) noexcept {
+  const ProblemField* field = find_field(spec, name);
+  return field != nullptr && is_integer(*field) ? member<std::int32_t>(problem, *field) : -1;
+}
+
+}  // namespace fathom
