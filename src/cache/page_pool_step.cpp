@@ -1,0 +1,225 @@
+// PagePool's steps: begin_step makes room and writes the bookkeeping, commit keeps it, abandon forgets it.
+#include <cinttypes>
+#include <limits>
+#include <utility>
+
+#include "cache/page_pool_impl.h"
+
+namespace fathom {
+namespace {
+
+constexpr std::int64_t kMaxLength = std::numeric_limits<std::int32_t>::max();  // positions, and one past them, are i32
+
+}  // namespace
+
+Status PagePool::Impl::check_step(std::span<const int> chosen, std::span<const std::int64_t> counts) const {
+  if (chosen.empty() || chosen.size() != counts.size()) {
+    return Status::invalid("begin_step: %zu sequences and %zu counts came, expected equally many and at least one",
+                           chosen.size(), counts.size());
+  }
+  std::int64_t num_tokens = 0;
+  for (std::size_t i = 0; i < chosen.size(); ++i) {
+    FATHOM_TRY(check_sequence("begin_step", chosen[i]));
+    const std::int64_t length = sequences[chosen[i]].length;
+    if (counts[i] < 1 || counts[i] > kMaxTokens || (num_tokens += counts[i]) > kMaxTokens) {
+      return Status::invalid("begin_step: counts[%zu] is %" PRId64 ", expected 1 or more and at most %" PRId64
+                             " tokens together",
+                             i, counts[i], kMaxTokens);
+    }
+    if (length + counts[i] > kMaxLength) {
+      return Status::invalid("begin_step: sequence %d has %" PRId64 " tokens, %" PRId64 " more would pass %" PRId64,
+                             chosen[i], length, counts[i], kMaxLength);
+    }
+    if (rules.ratio > 0 && (length + counts[i]) / rules.ratio > problem.max_entries) {
+      return Status::invalid("begin_step: sequence %d would have %" PRId64 " entries, max_entries is %d", chosen[i],
+                             (length + counts[i]) / rules.ratio, problem.max_entries);
+    }
+  }
+  std::vector<int> sorted(chosen.begin(), chosen.end());
+  std::sort(sorted.begin(), sorted.end());
+  if (const auto twin = std::adjacent_find(sorted.begin(), sorted.end()); twin != sorted.end()) {
+    return Status::invalid("begin_step: sequence %d is named twice", *twin);
+  }
+  return {};
+}
+
+std::vector<PageChange> PagePool::Impl::changes_of(int kind, int sequence, std::int64_t new_length) const {
+  const Sequence& grown = sequences[sequence];
+  const std::vector<std::int32_t>& pages = grown.tables[kind].pages;
+  const std::int64_t first = rules.first_written(kind, grown.length, new_length);
+  std::vector<PageChange> changes;
+  if (first >= rules.rows(kind, new_length)) return changes;
+  for (std::int64_t block = first / lists[kind].page_size(); block < num_blocks(kind, new_length); ++block) {
+    const std::int32_t page = block < static_cast<std::int64_t>(pages.size()) ? pages[block] : -1;
+    // A page shared when the step begins is copied by each of its writers: the original must survive abandon.
+    if (page < 0 || lists[kind].is_shared(page)) changes.push_back({kind, sequence, block, page});
+  }
+  return changes;
+}
+
+Status PagePool::Impl::open_step(std::span<const int> chosen, std::span<const std::int64_t> counts) {
+  FATHOM_TRY(check_no_step("begin_step"));
+  FATHOM_TRY(check_step(chosen, counts));
+  Step next;
+  next.sequences.assign(chosen.begin(), chosen.end());
+  std::size_t num_tokens = 0;
+  for (std::size_t i = 0; i < chosen.size(); ++i) {
+    next.new_lengths.push_back(sequences[chosen[i]].length + counts[i]);
+    num_tokens += counts[i];
+  }
+  for (int kind = 0; kind < kCacheKinds; ++kind) {
+    if (!rules.has(kind)) continue;
+    const std::size_t before = next.changes.size();
+    for (std::size_t i = 0; i < chosen.size(); ++i) {
+      const std::vector<PageChange> changes = changes_of(kind, chosen[i], next.new_lengths[i]);
+      next.changes.insert(next.changes.end(), changes.begin(), changes.end());
+    }
+    const auto needed = static_cast<std::int64_t>(next.changes.size() - before);
+    if (needed > lists[kind].num_free()) {
+      return Status::exhausted("begin_step: the %s cache needs %" PRId64 " pages, %" PRId64 " of %" PRId64 " are free",
+                               kCacheKindNames[kind], needed, lists[kind].num_free(), lists[kind].num_pages());
+    }
+  }
+
+  // All memory first; from the line below on nothing can fail.
+  for (std::vector<std::int32_t>* numbers :
+       {&next.positions, &next.seq_ids, &next.window_begin, &next.window_end, &next.num_visible}) {
+    numbers->resize(num_tokens);
+  }
+  std::int64_t widths[kCacheKinds] = {};
+  for (int kind = 0; kind < kCacheKinds; ++kind) {
+    if (!rules.has(kind)) continue;
+    widths[kind] = 1;
+    for (std::size_t i = 0; i < chosen.size(); ++i) {
+      std::vector<std::int32_t>& pages = sequences[chosen[i]].tables[kind].pages;
+      const auto blocks = static_cast<std::size_t>(num_blocks(kind, next.new_lengths[i]));
+      if (blocks > pages.capacity()) pages.reserve(std::max(blocks, 2 * pages.capacity()));
+      widths[kind] = std::max<std::int64_t>(widths[kind], blocks);
+    }
+    next.slots[kind].assign(num_tokens, -1);
+    next.tables[kind].assign(chosen.size() * widths[kind], -1);
+  }
+
+  for (int kind = 0; kind < kCacheKinds; ++kind) {
+    if (!rules.has(kind)) continue;
+    for (std::size_t i = 0; i < chosen.size(); ++i) {
+      sequences[chosen[i]].tables[kind].pages.resize(num_blocks(kind, next.new_lengths[i]), -1);
+    }
+  }
+  for (const PageChange& change : next.changes) {
+    const std::int32_t page = lists[change.kind].take();
+    if (change.old_page >= 0) lists[change.kind].copy(change.old_page, page);
+    sequences[change.sequence].tables[change.kind].pages[change.block] = page;
+  }
+  for (int kind = 0; kind < kCacheKinds; ++kind) {
+    if (!rules.has(kind)) continue;
+    for (std::size_t i = 0; i < chosen.size(); ++i) {
+      const std::vector<std::int32_t>& pages = sequences[chosen[i]].tables[kind].pages;
+      std::copy(pages.begin(), pages.end(), next.tables[kind].begin() + i * widths[kind]);
+    }
+  }
+  step = std::move(next);
+  step.is_open = true;
+  write_tokens();
+  return {};
+}
+
+void PagePool::Impl::write_tokens() noexcept {
+  std::size_t t = 0;
+  for (std::size_t i = 0; i < step.sequences.size(); ++i) {
+    const Sequence& grown = sequences[step.sequences[i]];
+    const std::int64_t new_length = step.new_lengths[i];
+    for (std::int64_t p = grown.length; p < new_length; ++p, ++t) {
+      step.positions[t] = static_cast<std::int32_t>(p);
+      step.seq_ids[t] = static_cast<std::int32_t>(i);
+      step.window_begin[t] = static_cast<std::int32_t>(rules.first_needed(kWindow, p));
+      step.window_end[t] = static_cast<std::int32_t>(p + 1);
+      if (rules.ratio > 0) step.num_visible[t] = static_cast<std::int32_t>((p + 1) / rules.ratio);
+      for (int kind = 0; kind < kCacheKinds; ++kind) {
+        if (!rules.has(kind)) continue;
+        const bool writes = RowRules::ages(kind) ? p >= rules.first_written(kind, grown.length, new_length)
+                                                 : (p + 1) % rules.ratio == 0;
+        if (!writes) continue;
+        step.slots[kind][t] = slot_of(kind, grown.tables[kind], RowRules::ages(kind) ? p : p / rules.ratio);
+      }
+    }
+  }
+}
+
+Batch PagePool::Impl::batch() const noexcept {
+  const auto num_tokens = static_cast<std::int64_t>(step.positions.size());
+  const auto num_seqs = static_cast<std::int64_t>(step.sequences.size());
+  const auto by_token = [&](const std::vector<std::int32_t>& numbers) {
+    return view(numbers.data(), DType::i32, {num_tokens});
+  };
+  Batch batch;
+  batch.positions = by_token(step.positions);
+  batch.seq_ids = by_token(step.seq_ids);
+  batch.window_begin = by_token(step.window_begin);
+  batch.window_end = by_token(step.window_end);
+  if (rules.ratio > 0) batch.num_visible = by_token(step.num_visible);
+  TensorView* const slots[kCacheKinds] = {&batch.window_slots, &batch.entry_slots, &batch.index_slots,
+                                          &batch.state_slots, &batch.index_state_slots};
+  TensorView* const tables[kCacheKinds] = {&batch.window_table, &batch.entries_table, &batch.index_table,
+                                           &batch.state_table, &batch.index_state_table};
+  for (int kind = 0; kind < kCacheKinds; ++kind) {
+    if (!rules.has(kind)) continue;
+    *slots[kind] = view(step.slots[kind].data(), DType::i64, {num_tokens});
+    const auto width = static_cast<std::int64_t>(step.tables[kind].size()) / num_seqs;
+    *tables[kind] = view(step.tables[kind].data(), DType::i32, {num_seqs, width});
+  }
+  return batch;
+}
+
+Result<Batch> PagePool::begin_step(std::span<const int> sequences, std::span<const std::int64_t> counts) noexcept {
+  return guarded("begin_step", [&]() -> Result<Batch> {
+    FATHOM_TRY(impl_->open_step(sequences, counts));
+    return impl_->batch();
+  });
+}
+
+Status PagePool::commit() noexcept {
+  Impl& pool = *impl_;
+  if (!pool.step.is_open) return Status::invalid("commit: no step is open");
+  pool.step.is_open = false;
+  for (const PageChange& change : pool.step.changes) {
+    if (change.old_page >= 0) pool.lists[change.kind].release(change.old_page);
+  }
+  for (std::size_t i = 0; i < pool.step.sequences.size(); ++i) {
+    Sequence& grown = pool.sequences[pool.step.sequences[i]];
+    const std::int64_t new_length = pool.step.new_lengths[i];
+    for (int kind = 0; kind < kCacheKinds; ++kind) {
+      if (!pool.rules.has(kind) || !RowRules::ages(kind)) continue;
+      PageTable& table = grown.tables[kind];
+      const std::int64_t page_size = pool.lists[kind].page_size();
+      const std::int64_t first_block = table.first_row / page_size;
+      const std::int64_t retained_block = pool.rules.first_retained(kind, new_length) / page_size;
+      pool.release_blocks(kind, table, first_block, retained_block);
+      const std::int64_t written = pool.rules.first_written(kind, grown.length, new_length);
+      if (written > grown.length) table.first_row = written;  // rows before it were skipped
+      table.first_row = std::max(table.first_row, retained_block * page_size);
+    }
+    grown.length = new_length;
+  }
+  return {};
+}
+
+void PagePool::abandon() noexcept {
+  Impl& pool = *impl_;
+  if (!pool.step.is_open) return;
+  pool.step.is_open = false;
+  // Backwards, so that the free pages stand in the order they had.
+  for (auto change = pool.step.changes.rbegin(); change != pool.step.changes.rend(); ++change) {
+    std::int32_t& page = pool.sequences[change->sequence].tables[change->kind].pages[change->block];
+    pool.lists[change->kind].release(page);
+    page = change->old_page;
+  }
+  for (const int sequence : pool.step.sequences) {
+    Sequence& shrunk = pool.sequences[sequence];
+    for (int kind = 0; kind < kCacheKinds; ++kind) {
+      if (pool.rules.has(kind)) shrunk.tables[kind].pages.resize(pool.num_blocks(kind, shrunk.length));
+    }
+  }
+}
+
+}  // namespace fathom
