@@ -1,0 +1,16 @@
+// The implementations of attend; attend_list.cpp orders them.
+#pragma once
+
+#include "core/implementation.h"
+#include "fathom/attend.h"
+
+namespace fathom {
+
+Status attend_reference(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
+
+Result<Prepared> prepare_attend_cpu(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
+
+std::span<const Implementation> attend_implementations() noexcept;
+
+}  // namespace fathom

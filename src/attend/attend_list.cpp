@@ -1,0 +1,14 @@
+// Implementations of attend, best first, reference last.
+#include "attend/attend_impl.h"
+
+namespace fathom {
+
+std::span<const Implementation> attend_implementations() noexcept {
+  static constexpr Implementation kList[] = {
+      implement<refuses_nothing<AttendProblem>, prepare_attend_cpu, attend_cpu>("cpu", DeviceKind::cpu),
+      implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_reference>("reference", DeviceKind::cpu),
+  };
+  return kList;
+}
+
+}  // namespace fathom

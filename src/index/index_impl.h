@@ -1,0 +1,16 @@
+// The implementations of index; index_list.cpp orders them.
+#pragma once
+
+#include "core/implementation.h"
+#include "fathom/index.h"
+
+namespace fathom {
+
+Status index_reference(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
+
+Result<Prepared> prepare_index_cpu(const IndexProblem& problem, const Device& device, const PlanOptions& options);
+Status index_cpu(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
+
+std::span<const Implementation> index_implementations() noexcept;
+
+}  // namespace fathom

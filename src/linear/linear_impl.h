@@ -1,0 +1,16 @@
+// The implementations of linear; linear_list.cpp orders them.
+#pragma once
+
+#include "core/implementation.h"
+#include "fathom/linear.h"
+
+namespace fathom {
+
+Status linear_reference(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
+
+Result<Prepared> prepare_linear_cpu(const LinearProblem& problem, const Device& device, const PlanOptions& options);
+Status linear_cpu(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
+
+std::span<const Implementation> linear_implementations() noexcept;
+
+}  // namespace fathom

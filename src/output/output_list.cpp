@@ -1,0 +1,14 @@
+// Implementations of output, best first, reference last.
+#include "output/output_impl.h"
+
+namespace fathom {
+
+std::span<const Implementation> output_implementations() noexcept {
+  static constexpr Implementation kList[] = {
+      implement<refuses_nothing<OutputProblem>, prepare_output_cpu, output_cpu>("cpu", DeviceKind::cpu),
+      implement<refuses_nothing<OutputProblem>, prepares_nothing<OutputProblem>, output_reference>("reference", DeviceKind::cpu),
+  };
+  return kList;
+}
+
+}  // namespace fathom
