@@ -1,0 +1,170 @@
+// `fathom bench`: the cases of an op timed beside the machine's own roof, or one layer of a released size by stages.
+#include <CLI/CLI.hpp>
+
+#include <fmt/core.h>
+#include <fmt/format.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cli/bench_layer.h"
+#include "cli/commands.h"
+#include "cli/forced.h"
+#include "cli/terminal.h"
+#include "harness/case_file.h"
+#include "harness/measure.h"
+
+namespace fathom::cli {
+namespace {
+
+struct BenchOptions {
+  std::string op, text, cases = harness::default_cases_folder(), set = "model", json;
+  std::vector<std::string> force;
+  int repeat = 7, threads = 0;
+  std::string model_layer, layer = "csa";
+  std::int64_t tokens = 256;
+};
+
+std::string time_text(double seconds) {
+  return seconds < 1e-3 ? fmt::format("{:.1f} us", seconds * 1e6)
+         : seconds < 1  ? fmt::format("{:.2f} ms", seconds * 1e3)
+                        : fmt::format("{:.2f} s", seconds);
+}
+
+nlohmann::json spread_json(const harness::Spread& spread) {
+  return {{"median", spread.median}, {"p10", spread.low}, {"p90", spread.high}};
+}
+
+/// One line of the --json file.
+std::string json_line(const harness::Measurement& m, int threads) {
+  const nlohmann::json line = {{"op", m.op},
+                               {"case", m.text},
+                               {"implementation", m.implementation},
+                               {"device", "cpu"},
+                               {"threads", threads},
+                               {"version", FATHOM_VERSION},
+                               {"seconds", spread_json(m.seconds)},
+                               {"runs", m.runs},
+                               {"copies", m.copies},
+                               {"read_bytes", m.cost.read_bytes},
+                               {"written_bytes", m.cost.written_bytes},
+                               {"operations", m.cost.operations},
+                               {"bytes_per_second", m.bytes_per_second()},
+                               {"operations_per_second", m.operations_per_second()},
+                               {"roof_bytes_per_second", spread_json(m.roof_bytes_per_second)},
+                               {"roof_operations_per_second", spread_json(m.roof_operations_per_second)},
+                               {"share_of_roof", m.share_of_roof()},
+                               {"bound_by", m.is_bound_by_memory() ? "memory" : "arithmetic"}};
+  return line.dump() + "\n";
+}
+
+void print_measurement(const harness::Measurement& m) {
+  fmt::print("{} {} \"{}\"\n", m.op, m.implementation, m.text);
+  fmt::print("  {:>10}  (p10 {}, p90 {}; {} runs over {} copies)\n", time_text(m.seconds.median),
+             time_text(m.seconds.low), time_text(m.seconds.high), m.runs, m.copies);
+  fmt::print("  {:8.2f} GB/s of {:.2f}   {:8.2f} GFLOP/s of {:.2f}   {:.1f} % of the roof ({})\n",
+             m.bytes_per_second() / 1e9, m.roof_bytes_per_second.median / 1e9, m.operations_per_second() / 1e9,
+             m.roof_operations_per_second.median / 1e9, 100 * m.share_of_roof(),
+             m.is_bound_by_memory() ? "memory" : "arithmetic");
+  std::fflush(stdout);
+}
+
+/// The cases to time, with their op.
+Result<std::vector<std::pair<std::string, std::string>>> chosen_cases(const BenchOptions& options) {
+  std::vector<std::pair<std::string, std::string>> chosen;
+  if (!options.text.empty()) {
+    chosen.emplace_back(options.op, options.text);
+    return chosen;
+  }
+  for (const OpSpec* op : op_table()) {
+    if (!options.op.empty() && options.op != op->name) continue;
+    FATHOM_ASSIGN(const std::vector<std::string> cases, harness::read_cases(options.cases, op->name, options.set));
+    for (const std::string& text : cases) chosen.emplace_back(op->name, text);
+  }
+  return chosen;
+}
+
+int bench_cases(const BenchOptions& options) {
+  if (!options.op.empty() && find_op(options.op) == nullptr) {
+    print_error(fmt::format("bench: there is no op \"{}\"", options.op));
+    return kUsage;
+  }
+  if (const auto forced = parse_force(options.force); !forced.ok()) {
+    print_error(forced.status().text());
+    return kUsage;
+  }
+  const auto chosen = chosen_cases(options);
+  if (!chosen.ok()) return fail(chosen.status());
+  const auto device = Device::cpu(options.threads);
+  if (!device.ok()) return fail(device.status());
+  std::ofstream json;
+  if (!options.json.empty()) {
+    json.open(options.json, std::ios::app);
+    if (!json) {
+      print_error(fmt::format("bench: cannot write \"{}\"", options.json));
+      return kFailed;
+    }
+  }
+  harness::RoofMeter roof(device->num_threads());
+  harness::MeasureOptions measure_options;
+  measure_options.alternations = options.repeat;
+  measure_options.implementation = joined_force(options.force);
+  for (const auto& [op, text] : chosen.value()) {
+    const auto measurement = harness::measure(op, text, device.value(), roof, measure_options);
+    if (!measurement.ok()) return fail(measurement.status());
+    print_measurement(measurement.value());
+    if (json.is_open() && !(json << json_line(measurement.value(), device->num_threads()) << std::flush)) {
+      print_error(fmt::format("bench: cannot write \"{}\"", options.json));
+      return kFailed;
+    }
+  }
+  return kOk;
+}
+
+int run_bench(const BenchOptions& options) {
+  if (options.model_layer.empty()) return bench_cases(options);
+  BenchLayerOptions layer;
+  layer.preset = options.model_layer;
+  layer.kind = options.layer == "csa" ? LayerKind::csa : options.layer == "hca" ? LayerKind::hca : LayerKind::window;
+  layer.tokens = options.tokens;
+  layer.threads = options.threads;
+  layer.force = joined_force(options.force);
+  return bench_layer(layer);
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, int& exit_code) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* verb =
+      app.add_subcommand("bench", "Time ops beside the machine's measured roof, or a layer stage by stage");
+  auto* op = verb->add_option("op", options->op, "Only this op");
+  auto* text =
+      verb->add_option("case", options->text, "One case, for example \"num_tokens=1 num_heads=64\"")->needs(op);
+  auto* cases = verb->add_option("--cases", options->cases, "Folder of case files")->excludes(text);
+  auto* set = verb->add_option("--set", options->set, "Which file of each op")
+                  ->check(CLI::IsMember({"smoke", "ci", "model"}))
+                  ->excludes(text)
+                  ->capture_default_str();
+  auto* json = verb->add_option("--json", options->json, "Append one JSON object a line to this file");
+  auto* repeat = verb->add_option("--repeat", options->repeat, "Turns of roof and op")
+                     ->check(CLI::Range(5, 1000))
+                     ->capture_default_str();
+  verb->add_option("--force", options->force, "OP=IMPL: run this implementation of the op")->expected(1)->take_all();
+  verb->add_option("--threads", options->threads, "Threads; 0 takes all")->check(CLI::Range(0, 4096));
+  auto* model_layer =
+      verb->add_option("--model-layer", options->model_layer, "Time one layer of this preset stage by stage instead")
+          ->check(CLI::IsMember({"v4-flash", "v4-pro"}));
+  model_layer->excludes(op)->excludes(cases)->excludes(set)->excludes(json)->excludes(repeat);
+  verb->add_option("--layer", options->layer, "Layer kind")
+      ->check(CLI::IsMember({"csa", "hca", "window"}))
+      ->needs(model_layer)
+      ->capture_default_str();
+  verb->add_option("--tokens", options->tokens, "Tokens prefilled")
+      ->check(CLI::Range(1, 1 << 20))
+      ->needs(model_layer)
+      ->capture_default_str();
+  verb->callback([options, &exit_code] { exit_code = run_bench(*options); });
+}
+
+}  // namespace fathom::cli

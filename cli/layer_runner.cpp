@@ -1,0 +1,190 @@
+#include "cli/layer_runner.h"
+
+#include <algorithm>
+
+#include "cli/plan_workspace.h"
+
+namespace fathom::cli {
+namespace {
+
+/// A plan for steps of at most `capacity` tokens, and its workspace.
+struct Stepper {
+  LayerPlan plan;
+  PlanWorkspace workspace;
+};
+
+Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device, const std::string& force) {
+  problem.num_tokens = capacity;
+  Stepper stepper;
+  FATHOM_ASSIGN(stepper.plan, plan_layer(problem, device, {.implementation = force}));
+  FATHOM_ASSIGN(stepper.workspace, PlanWorkspace::create(stepper.plan));
+  return stepper;
+}
+
+/// Everything that stays the same from step to step.
+struct Sequence {
+  const LoadedLayer& weights;
+  PagePool& pool;
+  int number;
+  TensorView x;  ///< [T, hidden_size]
+  TensorView rope_table;
+  LayerResult& result;
+  bool dump;
+};
+
+/// The rows a step writes, in the layer's own dtype; they are widened into the result afterwards.
+class StepRows {
+ public:
+  StepRows(DType dtype, std::int64_t num_tokens, std::int64_t columns)
+      : dtype_(dtype), count_(num_tokens * columns), bytes_(static_cast<std::size_t>(bytes_of(dtype, count_))) {}
+  void* data() noexcept { return bytes_.data(); }
+  void widen_to(float* out) const noexcept {
+    const TensorView rows = view(bytes_.data(), dtype_, {count_});
+    for (std::int64_t i = 0; i < count_; ++i) out[i] = load_f32(rows, i);
+  }
+
+ private:
+  DType dtype_;
+  std::int64_t count_;
+  std::vector<std::byte> bytes_;
+};
+
+TensorView rows_from(TensorView tensor, std::int64_t first, std::int64_t count) noexcept {
+  tensor.data = static_cast<std::byte*>(tensor.data) + bytes_of(tensor.dtype, first * tensor.strides[0]);
+  return first_rows(tensor, count);
+}
+
+Status run_step(const Stepper& stepper, Sequence& sequence, std::int64_t first, std::int64_t count) {
+  const LayerProblem& problem = stepper.plan.problem();
+  FATHOM_ASSIGN(const Batch batch, sequence.pool.begin_step(std::span(&sequence.number, 1), std::span(&count, 1)));
+  StepRows out(problem.out_dtype, count, problem.hidden_size);
+  LayerArgs args;
+  args.x = rows_from(sequence.x, first, count);
+  args.rope_table = sequence.rope_table;
+  args.weights = sequence.weights.weights;
+  args.caches = sequence.pool.caches(0);
+  args.batch = batch;
+  args.out = view(out.data(), problem.out_dtype, {count, problem.hidden_size});
+
+  LayerDump& dump = sequence.result.dump;
+  const DType core_dtype = activation_dtype(problem.numerics);
+  StepRows core(core_dtype, sequence.dump ? count : 0, std::int64_t{problem.num_heads} * problem.head_dim);
+  if (sequence.dump) {
+    args.attn_out = view(core.data(), core_dtype, {count, problem.num_heads, problem.head_dim});
+    if (dump.topk_entries.given()) {
+      args.topk_entries = view(dump.topk_entries.values.data() + first * problem.index_topk, DType::i32,
+                               {count, problem.index_topk});
+    }
+    // Without a single visible entry there is no column to write.
+    if (dump.index_scores.given() && dump.index_scores.shape[1] > 0) {
+      const std::int64_t width = dump.index_scores.shape[1];
+      args.index_scores = view(dump.index_scores.values.data() + first * width, DType::f32, {count, width});
+    }
+  }
+  FATHOM_TRY(layer(stepper.plan, args, stepper.workspace.get()));
+  FATHOM_TRY(sequence.pool.commit());
+  out.widen_to(sequence.result.output.data() + first * problem.hidden_size);
+  if (sequence.dump) core.widen_to(dump.core_out.values.data() + first * problem.num_heads * problem.head_dim);
+  return {};
+}
+
+void size_result(const LayerConfig& config, std::int64_t num_tokens, bool dump, LayerResult* result) {
+  result->num_tokens = num_tokens;
+  result->output.resize(static_cast<std::size_t>(num_tokens * config.hidden_size));
+  if (!dump) return;
+  result->dump.core_out.resize({num_tokens, config.num_heads, config.head_dim});
+  if (config.kind() != LayerKind::csa) return;
+  result->dump.topk_entries.resize({num_tokens, config.index_topk}, -1);
+  result->dump.index_scores.resize({num_tokens, num_tokens / config.compress_ratio});
+}
+
+Result<PagePool> make_pool(const LayerProblem& problem, std::int64_t num_tokens, const LayerRunOptions& options) {
+  // The ring of the dump shows one token more than the next step could still see.
+  FATHOM_ASSIGN(PagePoolOptions pages, pool_options_for(problem, 1, std::max<std::int64_t>(num_tokens, 1), options.dump ? 1 : 0));
+  pages.page_order_seed = options.page_order_seed;
+  return PagePool::create(problem, pages);
+}
+
+Status run_steps(Sequence& sequence, const LayerProblem& problem, std::int64_t num_tokens, const Device& device,
+                 const LayerRunOptions& options, const StepReport& report) {
+  const std::int64_t prefill = prefill_tokens(options, num_tokens);
+  FATHOM_ASSIGN(Stepper stepper, make_stepper(problem, problem.num_tokens, device, options.force));
+  std::int64_t done = 0;
+  while (done < prefill) {
+    const std::int64_t count = std::min<std::int64_t>(problem.num_tokens, prefill - done);
+    FATHOM_TRY(run_step(stepper, sequence, done, count));
+    done += count;
+    if (report) report(done, false);
+  }
+  if (done == num_tokens) return {};
+  if (problem.num_tokens != 1) {
+    FATHOM_ASSIGN(stepper, make_stepper(problem, 1, device, options.force));
+  }
+  for (; done < num_tokens; ++done) {
+    FATHOM_TRY(run_step(stepper, sequence, done, 1));
+    if (report) report(done + 1, true);
+  }
+  return {};
+}
+
+}  // namespace
+
+std::int64_t prefill_tokens(const LayerRunOptions& options, std::int64_t num_tokens) noexcept {
+  return std::min(options.prefill.value_or(num_tokens), num_tokens);
+}
+
+Result<LayerProblem> problem_for(const LayerConfig& config, const LoadedLayer& weights, std::int64_t num_tokens,
+                                 const LayerRunOptions& options) {
+  FATHOM_ASSIGN(LayerProblem problem, layer_problem(config, options.numerics));
+  problem.num_seqs = 1;
+  const std::int64_t chunk = options.chunk > 0 ? options.chunk : kDefaultChunk;
+  problem.num_tokens = static_cast<std::int32_t>(std::clamp<std::int64_t>(prefill_tokens(options, num_tokens), 1, chunk));
+  problem.weight_dtype = weights.weight_dtype;
+  problem.compress_weight_dtype = weights.compress_weight_dtype;
+  if (config.shard_world > 1) problem.out_dtype = DType::f32;
+  if (config.compress_ratio > 0) {
+    problem.max_entries = static_cast<std::int32_t>(std::max<std::int64_t>(1, num_tokens / config.compress_ratio));
+  }
+  if (options.kv_format) problem.window_format = problem.entries_format = *options.kv_format;
+  if (options.index_format) problem.index_format = *options.index_format;
+  if (options.page_size > 0) {
+    problem.window_page_size = problem.entries_page_size = problem.index_page_size = options.page_size;
+    problem.state_page_size = problem.index_state_page_size = options.page_size;
+  }
+  return problem;
+}
+
+Result<LayerResult> run_layer(const LayerConfig& config, const LoadedLayer& weights, std::span<const float> hidden,
+                              const Device& device, const LayerRunOptions& options, const StepReport& report) {
+  const auto num_tokens = static_cast<std::int64_t>(hidden.size()) / config.hidden_size;
+  const std::int64_t most = std::min(config.max_positions, kMaxTokens);
+  if (num_tokens > most) {
+    return Status::invalid("input: %lld tokens, expected at most %lld (max_positions)",
+                           static_cast<long long>(num_tokens), static_cast<long long>(most));
+  }
+  LayerResult result;
+  FATHOM_ASSIGN(result.problem, problem_for(config, weights, num_tokens, options));
+  size_result(config, num_tokens, options.dump, &result);
+  FATHOM_ASSIGN(PagePool pool, make_pool(result.problem, num_tokens, options));
+  FATHOM_ASSIGN(const int number, pool.add_sequence());
+
+  std::vector<bf16> rounded;
+  const DType x_dtype = activation_dtype(options.numerics);
+  if (x_dtype == DType::bf16) {
+    rounded.resize(hidden.size());
+    std::transform(hidden.begin(), hidden.end(), rounded.begin(), to_bf16);
+  }
+  const void* x = x_dtype == DType::bf16 ? static_cast<const void*>(rounded.data()) : hidden.data();
+  std::vector<float> table(static_cast<std::size_t>(std::max<std::int64_t>(num_tokens, 1) * config.rope_dim()));
+  const TensorView rope_table =
+      view(table.data(), DType::f32, {std::max<std::int64_t>(num_tokens, 1), config.rope_dim()});
+  FATHOM_TRY(fill_rope_table(config.rope, 0, rope_table));
+
+  Sequence sequence{weights, pool, number, view(x, x_dtype, {num_tokens, config.hidden_size}), rope_table, result,
+                    options.dump};
+  FATHOM_TRY(run_steps(sequence, result.problem, num_tokens, device, options, report));
+  if (options.dump) FATHOM_TRY(read_caches(pool, number, num_tokens, &result.dump));
+  return result;
+}
+
+}  // namespace fathom::cli

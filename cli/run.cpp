@@ -1,0 +1,186 @@
+// `fathom run`: hidden states through one attention layer of a checkpoint, or through each of them.
+#include <CLI/CLI.hpp>
+#include <unistd.h>
+
+#include <fmt/core.h>
+
+#include <chrono>
+#include <filesystem>
+
+#include "cli/cache_map.h"
+#include "cli/commands.h"
+#include "cli/forced.h"
+#include "cli/layer_runner.h"
+#include "cli/model_files.h"
+#include "cli/terminal.h"
+
+namespace fathom::cli {
+namespace {
+
+struct RunOptions {
+  std::string model, input, input_name, output;
+  std::optional<int> layer;
+  std::string numerics = "served", kv_format, index_format;
+  std::vector<std::string> force;
+  int threads = 0, rank = 0, world = 1;
+  bool quiet = false;
+  LayerRunOptions layer_options;
+};
+
+std::string input_tensor(const RunOptions& options, const Checkpoint& input, int layer) {
+  if (!options.input_name.empty()) return options.input_name;
+  std::string own = fmt::format("layers.{}.hidden", layer);
+  return input.has(own) ? own : "hidden";
+}
+
+/// So that a long run does not end in a file that cannot be written.
+Status check_output_folder(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  const std::string name = folder.empty() ? "." : folder.string();
+  if (access(name.c_str(), W_OK) != 0) {
+    return Status::invalid("output: the folder of \"%s\" does not exist or is not writable", path.c_str());
+  }
+  return {};
+}
+
+class Run {
+ public:
+  Run(const RunOptions& options, Model model, Checkpoint input, Device device)
+      : options_(options), model_(std::move(model)), input_(std::move(input)), device_(std::move(device)) {}
+
+  Status all() {
+    if (options_.layer) {
+      FATHOM_TRY(one(*options_.layer, ""));
+    } else {
+      for (int i = 0; i < model_.config.num_attention_layers(); ++i) FATHOM_TRY(one(i, fmt::format("layers.{}.", i)));
+    }
+    writer_.set_metadata("fathom", FATHOM_VERSION);
+    writer_.set_metadata("numerics", options_.numerics);
+    FATHOM_TRY(writer_.write(options_.output));
+    say(fmt::format("wrote {} ({} tensors)", options_.output, written_));
+    return {};
+  }
+
+ private:
+  Status one(int index, const std::string& prefix) {
+    FATHOM_ASSIGN(LayerConfig config, model_.config.layer(index));
+    if (options_.rank > 0 || options_.world > 1) {
+      FATHOM_ASSIGN(config, config.shard(options_.rank, options_.world));
+    }
+    const std::string tensor = input_tensor(options_, input_, index);
+    FATHOM_ASSIGN(const HiddenStates hidden, read_hidden(input_, tensor, config.hidden_size));
+    if (hidden.dtype == DType::f32 && options_.layer_options.numerics == Numerics::served) {
+      say(fmt::format("{}: {} is f32, rounded to bf16 (served numerics)", config.name, tensor));
+    }
+    FATHOM_ASSIGN(const LoadedLayer weights, load_layer(model_.checkpoint, config));
+
+    const auto start = std::chrono::steady_clock::now();
+    FATHOM_ASSIGN(const LayerResult result, run_with_progress(config, weights, hidden));
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const std::int64_t prefill = prefill_tokens(options_.layer_options, hidden.num_tokens);
+    const std::string split = fmt::format("prefill {} then decode {} one at a time", prefill, hidden.num_tokens - prefill);
+    say(fmt::format("{}: {} layer, {}, {:.2f} s", config.name, name_of(config.kind()), split, seconds));
+    writer_.set_metadata(fmt::format("layers.{}", index), split);
+    return collect(config, result, prefix);
+  }
+
+  Result<LayerResult> run_with_progress(const LayerConfig& config, const LoadedLayer& weights, const HiddenStates& hidden) {
+    Progress progress(stderr, Progress::style_for(stderr, options_.quiet), config.name, hidden.num_tokens);
+    return run_layer(config, weights, hidden.values, device_, options_.layer_options,
+                     [&](std::int64_t done, bool decoding) { progress.update(done, decoding ? "decode" : "prefill"); });
+  }
+
+  Status collect(const LayerConfig& config, const LayerResult& result, const std::string& prefix) {
+    FATHOM_TRY(add(prefix + "output", view(result.output.data(), DType::f32, {result.num_tokens, config.hidden_size})));
+    Status status;
+    visit_tensors(result.dump, [&](std::string_view name, const auto& tensor) {
+      if (!status.ok()) return;
+      using Value = typename std::decay_t<decltype(tensor.values)>::value_type;
+      TensorView values = view(tensor.values.data(), std::is_same_v<Value, float> ? DType::f32 : DType::i32,
+                               {tensor.shape[0], tensor.shape[1]});
+      if (tensor.shape.size() == 3) {
+        values = view(tensor.values.data(), values.dtype, {tensor.shape[0], tensor.shape[1], tensor.shape[2]});
+      }
+      status = add(prefix + std::string(name), values);
+    });
+    return status;
+  }
+
+  Status add(const std::string& name, const TensorView& tensor) {
+    ++written_;
+    return writer_.add(name, tensor);
+  }
+
+  void say(const std::string& line) const {
+    if (options_.quiet) return;
+    fmt::print("{}\n", line);
+    std::fflush(stdout);
+  }
+
+  const RunOptions& options_;
+  Model model_;
+  Checkpoint input_;
+  Device device_;
+  TensorWriter writer_;
+  int written_ = 0;
+};
+
+Status run(RunOptions options) {
+  LayerRunOptions& layer_options = options.layer_options;
+  layer_options.numerics = options.numerics == "exact" ? Numerics::exact : Numerics::served;
+  FATHOM_TRY(parse_force(options.force).status());
+  layer_options.force = joined_force(options.force);
+  if (!options.kv_format.empty()) {
+    FATHOM_ASSIGN(layer_options.kv_format, cache_format_called(options.kv_format));
+  }
+  if (!options.index_format.empty()) {
+    FATHOM_ASSIGN(layer_options.index_format, cache_format_called(options.index_format));
+  }
+  FATHOM_TRY(check_output_folder(options.output));
+  FATHOM_ASSIGN(Device device, Device::cpu(options.threads));
+  FATHOM_ASSIGN(Model model, open_model(options.model));
+  FATHOM_ASSIGN(Checkpoint input, Checkpoint::open(options.input));
+  return Run(options, std::move(model), std::move(input), std::move(device)).all();
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, int& exit_code) {
+  auto options = std::make_shared<RunOptions>();
+  LayerRunOptions& layer = options->layer_options;
+  CLI::App* verb = app.add_subcommand("run", "Compute attention layers of a checkpoint over hidden states");
+  verb->add_option("--model", options->model, "Folder with config.json and *.safetensors")->required();
+  verb->add_option("--layer", options->layer, "Layer, counted as in compress_ratios (MTP last); default: every layer")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--input", options->input, "Safetensors file with the normed hidden states, f32 or bf16 [T, D]")->required();
+  verb->add_option("--input-name", options->input_name, "Tensor in it; default: layers.N.hidden, else hidden");
+  verb->add_option("--output", options->output, "Safetensors file to write")->required();
+  verb->add_option("--prefill", layer.prefill, "Tokens to prefill, the rest is decoded one at a time; default: all")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--chunk", layer.chunk,
+                   fmt::format("Tokens of a prefill step; default: all in one, but at most {}", kDefaultChunk))
+      ->check(CLI::Range(std::int64_t{1}, kMaxTokens));
+  verb->add_option("--numerics", options->numerics, "exact (f32 throughout) or served (bf16, FP8 rows, FP4 index keys)")
+      ->check(CLI::IsMember({"exact", "served"}))->capture_default_str();
+  verb->add_option("--device", "Where to run")->check(CLI::IsMember({"cpu"}))->default_str("cpu");
+  verb->add_flag("--dump", layer.dump, "Also write picks, scores, core_out, entries, index keys, window and state");
+  verb->add_flag("--quiet", options->quiet, "Print errors only");
+  verb->add_option("--page-size", layer.page_size, "Rows of a page in every cache; 0: the default of each")
+      ->check(CLI::Range(std::int64_t{0}, kMaxPageSize));
+  verb->add_option("--page-order-seed", layer.page_order_seed, "Hand pages out in a seeded random order; 0: in order");
+  verb->add_option("--threads", options->threads, "Threads; 0: all")->check(CLI::NonNegativeNumber);
+  verb->add_option("--force", options->force, "OP=IMPL: take this implementation (repeatable)")->expected(1)->take_all();
+  verb->add_option("--kv-format", options->kv_format, "Row format of window and entries")
+      ->check(CLI::IsMember({"kv_f32", "kv_bf16", "kv_e4m3_ue8m0"}));
+  verb->add_option("--index-format", options->index_format, "Row format of index keys")
+      ->check(CLI::IsMember({"index_f32", "index_e4m3_f32", "index_e2m1_ue8m0"}));
+  verb->add_option("--rank", options->rank, "With --world: the shard; output is then its f32 partial sum")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--world", options->world, "Number of shards")->check(CLI::PositiveNumber);
+  verb->callback([options, &exit_code] {
+    const Status status = run(*options);
+    exit_code = status.ok() ? kOk : fail(status);
+  });
+}
+
+}  // namespace fathom::cli

@@ -1,0 +1,56 @@
+// Conformance: every implementation of an op beside its reference, on one case or on a file of them.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fathom/core/plan.h"
+#include "harness/compare.h"
+
+namespace fathom::harness {
+
+enum class Outcome : std::uint8_t { agrees, refuses, fails };
+constexpr const char* name_of(Outcome outcome) noexcept {
+  return outcome == Outcome::agrees ? "ok" : outcome == Outcome::refuses ? "refused" : "FAILED";
+}
+
+struct Verdict {
+  std::string implementation;
+  Outcome outcome = Outcome::fails;
+  std::string text;       ///< why it refuses or what failed; empty if it agrees
+  Comparison comparison;  ///< filled in where both runs were sound
+};
+
+/// The words of --force, by op. An op that is not named runs all its implementations, each with the stages below it as
+/// named here ("attend=reference" for a layer).
+using Forced = std::map<std::string, std::string, std::less<>>;
+
+/// Names of the implementations that the case's op has on the device, best first; those that refuse it included. The
+/// last is "reference": of an op that only composes others, all of their references composed.
+Result<std::vector<std::string>> implementations_of(std::string_view op, std::string_view text, const Device& device);
+
+/// Runs the case with all (or the forced) implementations, twice each with different poisons, which must give equal
+/// bits, and compares each with the reference, which is held to the same rules. One verdict for each implementation. A
+/// case that cannot be built, or a reference that fails, is a failed verdict of "reference".
+std::vector<Verdict> check_case(std::string_view op, std::string_view text, const Device& device,
+                                const Forced& forced = {});
+
+/// What an op's cases came to, for one implementation.
+struct Tally {
+  std::string op;
+  std::string implementation;
+  std::int64_t agreeing = 0, refused = 0, failed = 0;
+  std::vector<std::string> failures;  ///< what went wrong, then the command that shows it again
+  double worst_l2 = 0;                ///< of all float arguments
+
+  /// An implementation that refuses every case has not been checked at all.
+  bool ok() const noexcept { return failed == 0 && agreeing > 0; }
+};
+
+/// check_case over all cases; one tally for each implementation that was run.
+std::vector<Tally> check_cases(std::string_view op, const std::vector<std::string>& cases, const Device& device,
+                               const Forced& forced = {});
+
+}  // namespace fathom::harness
