@@ -1,0 +1,45 @@
+#include "core/shape_text.h"
+
+#include <gtest/gtest.h>
+
+#include "fathom/fathom.h"
+#include "support/op_run.h"
+
+namespace fathom {
+namespace {
+
+const detail::PlanData& data_of(const AnyPlan& plan) { return *plan.data(); }
+
+TEST(ShapeText, ProductsAndTilesOfProblemFields) {
+  auto plan = plan_linear({.num_tokens = 5, .in_dim = 130, .out_dim = 64, .groups = 3, .weight_dtype = DType::e4m3}, test::cpu());
+  ASSERT_TRUE(plan.ok()) << plan.status().text();
+  const auto& args = data_of(plan.value()).args;
+  EXPECT_EQ(args[0].extents[0].kind, detail::ResolvedExtent::Kind::capacity);
+  EXPECT_EQ(args[0].extents[0].value, 5);
+  EXPECT_EQ(args[0].extents[1].value, 390);  // groups*in_dim
+  EXPECT_EQ(args[2].extents[0].value, 2);    // ceil(3 * 64 / 128)
+  EXPECT_EQ(args[2].extents[1].value, 2);    // ceil(130 / 128)
+  EXPECT_EQ(args[1].dtypes, 1u << static_cast<int>(DType::e4m3));
+}
+
+TEST(ShapeText, NumericsDecideTheActivationType) {
+  ProjectProblem problem{.hidden_size = 8, .num_heads = 1, .head_dim = 512, .q_rank = 4};
+  auto served = plan_project(problem, test::cpu());
+  problem.numerics = Numerics::exact;
+  auto exact = plan_project(problem, test::cpu());
+  ASSERT_TRUE(served.ok() && exact.ok());
+  EXPECT_EQ(dtype_names(data_of(served.value()).args[0].dtypes), "bf16");
+  EXPECT_EQ(dtype_names(data_of(exact.value()).args[0].dtypes), "f32");
+}
+
+TEST(ShapeText, EverySpecResolvesWithinTheLimits) {
+  for (const OpSpec* op : op_table()) {
+    for (const ArgSpec& arg : op->args) {
+      EXPECT_NE(std::string(arg.doc), "") << op->name << "." << arg.name;
+      EXPECT_NE(std::string(arg.shape), "") << op->name << "." << arg.name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fathom

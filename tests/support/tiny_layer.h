@@ -1,0 +1,207 @@
+// A small layer with random weights, run step by step over a PagePool: what the whole-layer tests compare.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "support/op_run.h"
+
+namespace fathom::test {
+
+/// Uniform in [-1, 1), the same on every machine.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
+  float next() { return static_cast<float>(static_cast<std::int64_t>(bits() >> 40) - (1 << 23)) / static_cast<float>(1 << 23); }
+  std::int64_t below(std::int64_t count) { return static_cast<std::int64_t>((bits() >> 16) % static_cast<std::uint64_t>(count)); }
+
+ private:
+  std::uint64_t bits() {
+    state_ += 0x9e3779b97f4a7c15u;
+    std::uint64_t z = state_;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  std::uint64_t state_;
+};
+
+/// Problem, weights and rotary table of one random layer; `ratio` 0, 4 or (for HCA) any other.
+class TinyLayer {
+ public:
+  TinyLayer(int ratio, Numerics numerics, std::uint64_t seed = 1) : random_(seed) {
+    const bool exact = numerics == Numerics::exact;
+    problem = {.num_tokens = 64, .num_seqs = 4, .hidden_size = 32, .num_heads = 3, .q_rank = 16, .output_groups = 1, .output_rank = 8,
+               .window = 8, .compress_ratio = ratio, .index_heads = 2, .index_dim = 128, .index_topk = 6, .max_entries = 64,
+               .numerics = numerics, .weight_dtype = DType::f32, .compress_weight_dtype = DType::f32,
+               .out_dtype = exact ? DType::f32 : DType::bf16};
+    if (exact) {
+      problem.window_format = problem.entries_format = CacheFormat::kv_f32;
+      problem.index_format = CacheFormat::index_f32;
+    }
+    weights.wq_a = random_view({16, 32}, 0.4f);
+    weights.q_norm = random_view({16}, 0.2f, 1.0f);
+    weights.wq_b = random_view({3 * 512, 16}, 0.4f);
+    weights.wkv = random_view({512, 32}, 0.4f);
+    weights.kv_norm = random_view({512}, 0.2f, 1.0f);
+    weights.attn_sink = random_view({3}, 1.0f);
+    weights.wo_a = random_view({8, 3 * 512}, 0.1f);
+    weights.wo_b = random_view({32, 8}, 0.4f);
+    if (ratio > 0) {
+      const std::int64_t width = ratio == 4 ? 1024 : 512;
+      weights.compress_wkv = random_view({width, 32}, 0.4f);
+      weights.compress_wgate = random_view({width, 32}, 0.4f);
+      weights.compress_ape = random_view({ratio, width}, 0.5f);
+      weights.compress_norm = random_view({512}, 0.2f, 1.0f);
+    }
+    if (ratio == 4) {
+      weights.index_wq_b = random_view({2 * 128, 16}, 0.4f);
+      weights.index_weights_proj = random_view({2, 32}, 0.4f);
+      weights.index_wkv = random_view({256, 32}, 0.4f);
+      weights.index_wgate = random_view({256, 32}, 0.4f);
+      weights.index_ape = random_view({4, 256}, 0.5f);
+      weights.index_norm = random_view({128}, 0.2f, 1.0f);
+    }
+    RopeConfig rope;
+    if (ratio > 0) rope = {.theta = 160000, .factor = 16};
+    rope_table = random_view({kPositions, 64}, 0);
+    EXPECT_TRUE(fill_rope_table(rope, 0, rope_table).ok());
+  }
+
+  /// Hidden states f32 or bf16 [count, 32] of stream `stream`, tokens first..first+count-1.
+  TensorView hidden(int stream, std::int64_t first, std::int64_t count) {
+    std::vector<float>& values = streams_[stream];
+    if (values.empty()) {
+      Random random(1000 + static_cast<std::uint64_t>(stream));
+      values.resize(kPositions * 32);
+      for (float& value : values) value = round_bf16(random.next() * 1.7f);
+      narrow_[stream].resize(values.size());
+      for (std::size_t i = 0; i < values.size(); ++i) narrow_[stream][i] = to_bf16(values[i]);
+    }
+    return problem.numerics == Numerics::exact ? view(values.data() + first * 32, DType::f32, {count, 32})
+                                               : view(narrow_[stream].data() + first * 32, DType::bf16, {count, 32});
+  }
+
+  static constexpr std::int64_t kPositions = 512;
+  LayerProblem problem;
+  LayerWeights weights;
+  TensorView rope_table;
+
+ private:
+  TensorView random_view(std::initializer_list<std::int64_t> shape, float scale, float centre = 0) {
+    std::int64_t count = 1;
+    for (const std::int64_t extent : shape) count *= extent;
+    owned_.emplace_back(count);
+    for (float& value : owned_.back()) value = centre + scale * random_.next();
+    return view(owned_.back().data(), DType::f32, shape);
+  }
+  Random random_;
+  std::vector<std::vector<float>> owned_;
+  std::map<int, std::vector<float>> streams_;
+  std::map<int, std::vector<bf16>> narrow_;
+};
+
+/// What one sequence of a step gets: `count` tokens of stream `stream`.
+struct Part {
+  int sequence;
+  int stream;
+  std::int64_t count;
+};
+
+/// A pool and a plan over a TinyLayer. Results are kept per stream and position, as the bits that came out.
+class Session {
+ public:
+  Session(TinyLayer& layer, PagePoolOptions options, const std::string& force = "", int threads = 2)
+      : layer_(layer), device_(Device::cpu(threads).value()), pool(PagePool::create(layer.problem, options).value()),
+        plan_(plan_layer(layer.problem, device_, {force}).value()), workspace_(plan_.workspace_size().total()) {}
+  explicit Session(TinyLayer& layer) : Session(layer, pool_options_for(layer.problem, 8, TinyLayer::kPositions, 8).value()) {}
+
+  int add() { return pool.add_sequence().value(); }
+
+  /// Runs one step without committing it; outputs f32, rows in order.
+  std::vector<float> run(const std::vector<Part>& parts) {
+    std::vector<int> sequences;
+    std::vector<std::int64_t> counts;
+    std::int64_t total = 0;
+    for (const Part& part : parts) {
+      sequences.push_back(part.sequence);
+      counts.push_back(part.count);
+      total += part.count;
+    }
+    std::vector<std::byte> x;
+    for (const Part& part : parts) {
+      const TensorView rows = layer_.hidden(part.stream, pool.length(part.sequence).value(), part.count);
+      const auto* bytes = static_cast<const std::byte*>(rows.data);
+      x.insert(x.end(), bytes, bytes + bytes_of(rows.dtype, rows.numel()));
+    }
+    auto batch = pool.begin_step(sequences, counts);
+    EXPECT_TRUE(batch.ok()) << batch.status().text();
+    LayerArgs args;
+    args.x = view(x.data(), activation_dtype(layer_.problem.numerics), {total, 32});
+    args.rope_table = layer_.rope_table;
+    args.weights = layer_.weights;
+    args.caches = pool.caches(0);
+    args.batch = batch.value();
+    std::vector<float> out(static_cast<std::size_t>(total) * 32, NAN);
+    args.out = view(out.data(), layer_.problem.out_dtype, {total, 32});
+    const Status status = layer(plan_, args, carve_workspace(workspace_.data(), plan_.workspace_size()));
+    EXPECT_TRUE(status.ok()) << status.text();
+    if (layer_.problem.out_dtype == DType::bf16) {
+      const auto* narrow = reinterpret_cast<const bf16*>(out.data());
+      for (std::int64_t i = total * 32 - 1; i >= 0; --i) out[i] = to_f32(narrow[i]);
+    }
+    return out;
+  }
+
+  /// Runs and commits; results are also kept in `results`.
+  std::vector<float> step(const std::vector<Part>& parts) {
+    std::vector<std::int64_t> starts;
+    for (const Part& part : parts) starts.push_back(pool.length(part.sequence).value());
+    const std::vector<float> out = run(parts);
+    EXPECT_TRUE(pool.commit().ok());
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      for (std::int64_t t = 0; t < parts[i].count; ++t, at += 32) {
+        results[parts[i].stream][starts[i] + t] = std::vector<float>(out.begin() + static_cast<std::ptrdiff_t>(at),
+                                                                     out.begin() + static_cast<std::ptrdiff_t>(at + 32));
+      }
+    }
+    return out;
+  }
+
+  /// Entries of a sequence, dequantised; cache 1 entries, 2 index keys.
+  std::vector<float> rows(int sequence, int cache, std::int64_t count) {
+    const bool keys = cache == 2;
+    const int dim = keys ? layer_.problem.index_dim : layer_.problem.head_dim;
+    const int page_size = keys ? layer_.problem.index_page_size : layer_.problem.entries_page_size;
+    const CacheFormat format = keys ? layer_.problem.index_format : layer_.problem.entries_format;
+    const LayerCaches caches = pool.caches(0);
+    auto pages = paged_cache("test", "cache", keys ? caches.index_keys : caches.entries, row_layout(format, dim).value(), page_size);
+    const std::vector<std::int32_t> table = pool.block_table(sequence, cache).value();
+    std::vector<std::int64_t> slots;
+    for (std::int64_t j = 0; j < count; ++j) slots.push_back(slot_through(table.data(), static_cast<std::int64_t>(table.size()), page_size, j));
+    std::vector<float> values(static_cast<std::size_t>(count) * dim);
+    EXPECT_TRUE(read_rows(pages.value(), view(slots.data(), DType::i64, {count}), view(values.data(), DType::f32, {count, dim})).ok());
+    return values;
+  }
+
+  std::map<int, std::map<std::int64_t, std::vector<float>>> results;
+
+ private:
+  TinyLayer& layer_;
+  Device device_;
+
+ public:
+  PagePool pool;
+
+ private:
+  LayerPlan plan_;
+  Bytes workspace_;
+};
+
+}  // namespace fathom::test
