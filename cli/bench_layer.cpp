@@ -1,3 +1,5 @@
+// A layer's stages as separate ops, timed one by one on random weights. The pool supplies caches and bookkeeping as it
+// does for the layer; problems and arguments of the stages are filled in here because the layer keeps its own private.
 #include "cli/bench_layer.h"
 
 #include <fmt/core.h>
@@ -24,7 +26,8 @@ std::string forced_for(std::string_view force, std::string_view op) {
     const std::size_t end = std::min(force.find(' ', at), force.size());
     const std::string_view item = force.substr(at, end - at);
     at = end + 1;
-    if (item.size() > op.size() && item.starts_with(op) && item[op.size()] == '=') return std::string(item.substr(op.size() + 1));
+    if (item.size() > op.size() && item.starts_with(op) && item[op.size()] == '=')
+      return std::string(item.substr(op.size() + 1));
   }
   return {};
 }
@@ -37,9 +40,14 @@ struct StageBuffers {
   std::vector<std::int32_t> topk_indices;
 
   StageBuffers(const LayerProblem& p, std::int64_t tokens)
-      : q_latent(tokens * p.q_rank), q(tokens * p.num_heads * p.head_dim), attn_out(q.size()), out(tokens * p.hidden_size),
-        index_q(tokens * p.index_heads * p.index_dim / 2), index_q_scale(tokens * p.index_heads * p.index_dim / 32),
-        index_weights(tokens * p.index_heads), topk_indices(tokens * p.index_topk) {}
+      : q_latent(tokens * p.q_rank),
+        q(tokens * p.num_heads * p.head_dim),
+        attn_out(q.size()),
+        out(tokens * p.hidden_size),
+        index_q(tokens * p.index_heads * p.index_dim / 2),
+        index_q_scale(tokens * p.index_heads * p.index_dim / 32),
+        index_weights(tokens * p.index_heads),
+        topk_indices(tokens * p.index_topk) {}
 };
 
 /// What a step works on.
@@ -99,31 +107,68 @@ class Stages {
   }
 
   Status project() {
-    const ProjectProblem problem{.num_tokens = p_.num_tokens, .hidden_size = p_.hidden_size, .num_heads = p_.num_heads,
-                                 .head_dim = p_.head_dim, .rope_dim = p_.rope_dim, .q_rank = p_.q_rank,
-                                 .numerics = p_.numerics, .weight_dtype = p_.weight_dtype,
-                                 .window_format = p_.window_format, .window_page_size = p_.window_page_size,
+    const ProjectProblem problem{.num_tokens = p_.num_tokens,
+                                 .hidden_size = p_.hidden_size,
+                                 .num_heads = p_.num_heads,
+                                 .head_dim = p_.head_dim,
+                                 .rope_dim = p_.rope_dim,
+                                 .q_rank = p_.q_rank,
+                                 .numerics = p_.numerics,
+                                 .weight_dtype = p_.weight_dtype,
+                                 .window_format = p_.window_format,
+                                 .window_page_size = p_.window_page_size,
                                  .norm_eps = p_.norm_eps};
     return add("project", "project", problem, [p = p_, w = w_](const StepViews& s, StageBuffers& b) {
-      return ProjectArgs{s.x, w.wq_a, w.wq_a_scale, w.q_norm, w.wq_b, w.wq_b_scale, w.wkv, w.wkv_scale, w.kv_norm,
-                         s.rope_table, s.batch.positions, s.batch.window_slots, s.caches.window,
+      return ProjectArgs{s.x,
+                         w.wq_a,
+                         w.wq_a_scale,
+                         w.q_norm,
+                         w.wq_b,
+                         w.wq_b_scale,
+                         w.wkv,
+                         w.wkv_scale,
+                         w.kv_norm,
+                         s.rope_table,
+                         s.batch.positions,
+                         s.batch.window_slots,
+                         s.caches.window,
                          view(b.q_latent.data(), DType::bf16, {s.tokens, p.q_rank}),
                          view(b.q.data(), DType::bf16, {s.tokens, p.num_heads, p.head_dim})};
     });
   }
 
   CompressProblem compress_problem() const {
-    return {.num_tokens = p_.num_tokens, .num_seqs = 1, .hidden_size = p_.hidden_size, .dim = p_.head_dim,
-            .rope_dim = p_.rope_dim, .ratio = p_.compress_ratio, .overlap = is_csa() ? 1 : 0, .hadamard = 0,
-            .numerics = p_.numerics, .weight_dtype = p_.compress_weight_dtype, .format = p_.entries_format,
-            .page_size = p_.entries_page_size, .state_page_size = p_.state_page_size, .norm_eps = p_.norm_eps};
+    return {.num_tokens = p_.num_tokens,
+            .num_seqs = 1,
+            .hidden_size = p_.hidden_size,
+            .dim = p_.head_dim,
+            .rope_dim = p_.rope_dim,
+            .ratio = p_.compress_ratio,
+            .overlap = is_csa() ? 1 : 0,
+            .hadamard = 0,
+            .numerics = p_.numerics,
+            .weight_dtype = p_.compress_weight_dtype,
+            .format = p_.entries_format,
+            .page_size = p_.entries_page_size,
+            .state_page_size = p_.state_page_size,
+            .norm_eps = p_.norm_eps};
   }
 
   Status compress_entries() {
     return add("compress (entries)", "compress", compress_problem(), [w = w_](const StepViews& s, StageBuffers&) {
-      return CompressArgs{s.x, w.compress_wkv, w.compress_wgate, w.compress_ape, w.compress_norm, s.rope_table,
-                          s.batch.positions, s.batch.seq_ids, s.batch.entry_slots, s.batch.state_slots,
-                          s.batch.state_table, s.caches.state, s.caches.entries};
+      return CompressArgs{s.x,
+                          w.compress_wkv,
+                          w.compress_wgate,
+                          w.compress_ape,
+                          w.compress_norm,
+                          s.rope_table,
+                          s.batch.positions,
+                          s.batch.seq_ids,
+                          s.batch.entry_slots,
+                          s.batch.state_slots,
+                          s.batch.state_table,
+                          s.caches.state,
+                          s.caches.entries};
     });
   }
 
@@ -135,39 +180,80 @@ class Stages {
     problem.page_size = p_.index_page_size;
     problem.state_page_size = p_.index_state_page_size;
     return add("compress (index keys)", "compress", problem, [w = w_](const StepViews& s, StageBuffers&) {
-      return CompressArgs{s.x, w.index_wkv, w.index_wgate, w.index_ape, w.index_norm, s.rope_table,
-                          s.batch.positions, s.batch.seq_ids, s.batch.index_slots, s.batch.index_state_slots,
-                          s.batch.index_state_table, s.caches.index_state, s.caches.index_keys};
+      return CompressArgs{s.x,
+                          w.index_wkv,
+                          w.index_wgate,
+                          w.index_ape,
+                          w.index_norm,
+                          s.rope_table,
+                          s.batch.positions,
+                          s.batch.seq_ids,
+                          s.batch.index_slots,
+                          s.batch.index_state_slots,
+                          s.batch.index_state_table,
+                          s.caches.index_state,
+                          s.caches.index_keys};
     });
   }
 
   Status index_query() {
-    const IndexQueryProblem problem{.num_tokens = p_.num_tokens, .hidden_size = p_.hidden_size, .q_rank = p_.q_rank,
-                                    .index_heads = p_.index_heads, .index_dim = p_.index_dim, .rope_dim = p_.rope_dim,
-                                    .numerics = p_.numerics, .weight_dtype = p_.weight_dtype,
-                                    .proj_dtype = p_.compress_weight_dtype, .format = p_.index_format};
+    const IndexQueryProblem problem{.num_tokens = p_.num_tokens,
+                                    .hidden_size = p_.hidden_size,
+                                    .q_rank = p_.q_rank,
+                                    .index_heads = p_.index_heads,
+                                    .index_dim = p_.index_dim,
+                                    .rope_dim = p_.rope_dim,
+                                    .numerics = p_.numerics,
+                                    .weight_dtype = p_.weight_dtype,
+                                    .proj_dtype = p_.compress_weight_dtype,
+                                    .format = p_.index_format};
     return add("index_query", "index_query", problem, [p = p_, w = w_](const StepViews& s, StageBuffers& b) {
-      return IndexQueryArgs{s.x, view(b.q_latent.data(), DType::bf16, {s.tokens, p.q_rank}), w.index_wq_b,
-                            w.index_wq_b_scale, w.index_weights_proj, s.rope_table, s.batch.positions,
-                            index_q(p, s, b), index_q_scale(p, s, b), index_weights(p, s, b)};
+      return IndexQueryArgs{s.x,
+                            view(b.q_latent.data(), DType::bf16, {s.tokens, p.q_rank}),
+                            w.index_wq_b,
+                            w.index_wq_b_scale,
+                            w.index_weights_proj,
+                            s.rope_table,
+                            s.batch.positions,
+                            index_q(p, s, b),
+                            index_q_scale(p, s, b),
+                            index_weights(p, s, b)};
     });
   }
 
   Status index() {
-    const IndexProblem problem{.num_tokens = p_.num_tokens, .num_seqs = 1, .index_heads = p_.index_heads,
-                               .index_dim = p_.index_dim, .topk = p_.index_topk, .compress_ratio = p_.compress_ratio,
-                               .format = p_.index_format, .page_size = p_.index_page_size,
-                               .entries_page_size = p_.entries_page_size, .max_entries = p_.max_entries};
+    const IndexProblem problem{.num_tokens = p_.num_tokens,
+                               .num_seqs = 1,
+                               .index_heads = p_.index_heads,
+                               .index_dim = p_.index_dim,
+                               .topk = p_.index_topk,
+                               .compress_ratio = p_.compress_ratio,
+                               .format = p_.index_format,
+                               .page_size = p_.index_page_size,
+                               .entries_page_size = p_.entries_page_size,
+                               .max_entries = p_.max_entries};
     return add("index", "index", problem, [p = p_](const StepViews& s, StageBuffers& b) {
-      IndexArgs args{index_q(p, s, b), index_q_scale(p, s, b), index_weights(p, s, b), s.caches.index_keys,
-                     s.batch.index_table, s.batch.entries_table, s.batch.positions, s.batch.seq_ids, {}, {}, {}};
+      IndexArgs args{index_q(p, s, b),
+                     index_q_scale(p, s, b),
+                     index_weights(p, s, b),
+                     s.caches.index_keys,
+                     s.batch.index_table,
+                     s.batch.entries_table,
+                     s.batch.positions,
+                     s.batch.seq_ids,
+                     {},
+                     {},
+                     {}};
       args.topk_indices = topk_indices(p, s, b);
       return args;
     });
   }
 
   Status attend() {
-    AttendProblem problem{.num_tokens = p_.num_tokens, .num_seqs = 1, .num_heads = p_.num_heads, .head_dim = p_.head_dim,
+    AttendProblem problem{.num_tokens = p_.num_tokens,
+                          .num_seqs = 1,
+                          .num_heads = p_.num_heads,
+                          .head_dim = p_.head_dim,
                           .value_dim = p_.head_dim};
     problem.softmax_scale = 1.0f / std::sqrt(static_cast<float>(p_.head_dim));
     problem.window_format = p_.window_format;
@@ -177,32 +263,49 @@ class Stages {
     problem.entries_format = p_.entries_format;
     problem.entries_page_size = p_.entries_page_size;
     problem.entries_width = p_.compress_ratio == 0 ? 0 : is_csa() ? p_.index_topk : p_.max_entries;
-    return add("attend", "attend", problem, [p = p_, w = w_, rows = problem.entries_rows](const StepViews& s, StageBuffers& b) {
-      AttendArgs args;
-      args.q = view(b.q.data(), DType::bf16, {s.tokens, p.num_heads, p.head_dim});
-      args.seq_ids = s.batch.seq_ids;
-      args.window = {.cache = s.caches.window, .indices = {}, .lengths = {}, .begin = s.batch.window_begin,
-                     .end = s.batch.window_end, .block_table = s.batch.window_table};
-      if (rows != RowsBy::none) args.entries.cache = s.caches.entries;
-      if (rows == RowsBy::list) args.entries.indices = topk_indices(p, s, b);
-      if (rows == RowsBy::range) {
-        args.entries.end = s.batch.num_visible;
-        args.entries.block_table = s.batch.entries_table;
-      }
-      args.attn_sink = w.attn_sink;
-      args.out = view(b.attn_out.data(), DType::bf16, {s.tokens, p.num_heads, p.head_dim});
-      return args;
-    });
+    return add("attend", "attend", problem,
+               [p = p_, w = w_, rows = problem.entries_rows](const StepViews& s, StageBuffers& b) {
+                 AttendArgs args;
+                 args.q = view(b.q.data(), DType::bf16, {s.tokens, p.num_heads, p.head_dim});
+                 args.seq_ids = s.batch.seq_ids;
+                 args.window = {.cache = s.caches.window,
+                                .indices = {},
+                                .lengths = {},
+                                .begin = s.batch.window_begin,
+                                .end = s.batch.window_end,
+                                .block_table = s.batch.window_table};
+                 if (rows != RowsBy::none) args.entries.cache = s.caches.entries;
+                 if (rows == RowsBy::list) args.entries.indices = topk_indices(p, s, b);
+                 if (rows == RowsBy::range) {
+                   args.entries.end = s.batch.num_visible;
+                   args.entries.block_table = s.batch.entries_table;
+                 }
+                 args.attn_sink = w.attn_sink;
+                 args.out = view(b.attn_out.data(), DType::bf16, {s.tokens, p.num_heads, p.head_dim});
+                 return args;
+               });
   }
 
   Status output() {
-    const OutputProblem problem{.num_tokens = p_.num_tokens, .hidden_size = p_.hidden_size, .num_heads = p_.num_heads,
-                                .head_dim = p_.head_dim, .rope_dim = p_.rope_dim, .output_groups = p_.output_groups,
-                                .output_rank = p_.output_rank, .numerics = p_.numerics,
-                                .weight_dtype = p_.weight_dtype, .out_dtype = p_.out_dtype};
+    const OutputProblem problem{.num_tokens = p_.num_tokens,
+                                .hidden_size = p_.hidden_size,
+                                .num_heads = p_.num_heads,
+                                .head_dim = p_.head_dim,
+                                .rope_dim = p_.rope_dim,
+                                .output_groups = p_.output_groups,
+                                .output_rank = p_.output_rank,
+                                .numerics = p_.numerics,
+                                .wo_a_dtype = p_.wo_a_dtype,
+                                .wo_b_dtype = p_.weight_dtype,
+                                .out_dtype = p_.out_dtype};
     return add("output", "output", problem, [p = p_, w = w_](const StepViews& s, StageBuffers& b) {
-      return OutputArgs{view(b.attn_out.data(), DType::bf16, {s.tokens, p.num_heads, p.head_dim}), s.rope_table,
-                        s.batch.positions, w.wo_a, w.wo_a_scale, w.wo_b, w.wo_b_scale,
+      return OutputArgs{view(b.attn_out.data(), DType::bf16, {s.tokens, p.num_heads, p.head_dim}),
+                        s.rope_table,
+                        s.batch.positions,
+                        w.wo_a,
+                        w.wo_a_scale,
+                        w.wo_b,
+                        w.wo_b_scale,
                         view(b.out.data(), DType::bf16, {s.tokens, p.hidden_size})};
     });
   }
@@ -258,8 +361,11 @@ void print_times(const std::vector<Stage>& stages, const Milliseconds& prefill, 
   double prefill_total = 0, decode_total = 0;
   for (const double time : prefill) prefill_total += time;
   for (const double time : decode) decode_total += time;
-  const auto share = [](double part, double whole) { return fmt::format("{:.1f} %", whole > 0 ? 100 * part / whole : 0.0); };
-  Table table({"stage", "by", fmt::format(">prefill of {}, ms", options.tokens), ">share", ">one decode step, ms", ">share"});
+  const auto share = [](double part, double whole) {
+    return fmt::format("{:.1f} %", whole > 0 ? 100 * part / whole : 0.0);
+  };
+  Table table(
+      {"stage", "by", fmt::format(">prefill of {}, ms", options.tokens), ">share", ">one decode step, ms", ">share"});
   for (std::size_t i = 0; i < stages.size(); ++i) {
     table.add({stages[i].title, stages[i].plan.implementation(), fmt::format("{:.1f}", prefill[i]),
                share(prefill[i], prefill_total), fmt::format("{:.2f}", decode[i]), share(decode[i], decode_total)});
@@ -288,9 +394,9 @@ Status run(const BenchLayerOptions& options) {
   const TensorView rope_table = view(rope.data(), DType::f32, {all_tokens, config.rope_dim()});
   FATHOM_TRY(fill_rope_table(config.rope, 0, rope_table));
   FATHOM_ASSIGN(LayerProblem problem, layer_problem(config, Numerics::served));
-  problem.weight_dtype = weights.weight_dtype;
-  problem.compress_weight_dtype = weights.compress_weight_dtype;
-  problem.max_entries = static_cast<std::int32_t>(std::max<std::int64_t>(1, all_tokens / std::max(1, config.compress_ratio)));
+  weights.describe(problem);
+  problem.max_entries =
+      static_cast<std::int32_t>(std::max<std::int64_t>(1, all_tokens / std::max(1, config.compress_ratio)));
   problem.num_tokens = static_cast<std::int32_t>(options.tokens);
   FATHOM_ASSIGN(const PagePoolOptions pages, pool_options_for(problem, 1, all_tokens));
   FATHOM_ASSIGN(PagePool pool, PagePool::create(problem, pages));

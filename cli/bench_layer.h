@@ -9,12 +9,12 @@
 namespace fathom::cli {
 
 struct BenchLayerOptions {
-  std::string preset = "v4-flash";    ///< "v4-flash" or "v4-pro"
+  std::string preset = "v4-flash";  ///< "v4-flash" or "v4-pro"
   LayerKind kind = LayerKind::csa;
-  std::int64_t tokens = 256;          ///< prefilled in one step
-  int decode_steps = 4;               ///< single-token steps after it
-  int threads = 0;                    ///< 0: all
-  std::string force;                  ///< "attend=reference", as PlanOptions::implementation of the layer
+  std::int64_t tokens = 256;  ///< prefilled in one step
+  int decode_steps = 4;       ///< single-token steps after it
+  int threads = 0;            ///< 0: all
+  std::string force;          ///< "attend=reference", as PlanOptions::implementation of the layer
 };
 
 /// Prints a table of the stages (milliseconds, share) for the prefill and for a decode step. Returns the exit code.

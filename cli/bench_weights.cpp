@@ -1,3 +1,4 @@
+// Random weights and hidden states, the same on every machine.
 #include "cli/bench_weights.h"
 
 #include <algorithm>
@@ -44,7 +45,8 @@ class WeightMaker {
       if ((codes[i] & 0x7fu) == 0x7fu) codes[i] ^= 1u;  // NaN becomes the largest number
     }
     *weight = view(codes, DType::e4m3, {out, in});
-    // Random codes have a root mean square near 2^6.5; the product of `in` of them with unit activations shall be near 1.
+    // Random codes have a root mean square near 2^6.5; the product of `in` of them with unit activations shall be
+    // near 1.
     const int exponent = static_cast<int>(std::lround(-6.5 - 0.5 * std::log2(static_cast<double>(in))));
     const std::int64_t rows = (out + kTile - 1) / kTile, columns = (in + kTile - 1) / kTile;
     auto* scales = static_cast<std::uint8_t*>(allocate(rows * columns));
@@ -84,7 +86,7 @@ class WeightMaker {
 LoadedLayer random_weights(const LayerConfig& config, std::uint64_t seed) {
   WeightMaker make(seed);
   LoadedLayer layer;
-  layer.weight_dtype = DType::e4m3;
+  layer.weight_dtype = layer.wo_a_dtype = DType::e4m3;
   LayerWeights& w = layer.weights;
   const std::int64_t hidden = config.hidden_size, heads_dim = std::int64_t{config.num_heads} * config.head_dim;
   const std::int64_t latent = std::int64_t{config.output_groups} * config.output_rank;
@@ -106,7 +108,8 @@ LoadedLayer random_weights(const LayerConfig& config, std::uint64_t seed) {
   }
   if (config.kind() == LayerKind::csa) {
     const std::int64_t width = std::int64_t{config.index_dim} * 2;
-    make.projection(std::int64_t{config.index_heads} * config.index_dim, config.q_rank, &w.index_wq_b, &w.index_wq_b_scale);
+    make.projection(std::int64_t{config.index_heads} * config.index_dim, config.q_rank, &w.index_wq_b,
+                    &w.index_wq_b_scale);
     w.index_weights_proj = make.matrix(config.index_heads, hidden, hidden_scale);
     w.index_wkv = make.matrix(width, hidden, hidden_scale);
     w.index_wgate = make.matrix(width, hidden, hidden_scale);

@@ -1,3 +1,4 @@
+// Byte maps of cache pages, made from a RowLayout and nothing else.
 #include "cli/cache_map.h"
 
 #include <fmt/core.h>
@@ -20,7 +21,8 @@ const char* colour_of(const ByteRange& range) noexcept {
 }
 
 std::string what(const ByteRange& range) {
-  return range.row < 0 ? std::string(range.name) : fmt::format("{} {} x {}", range.name, range.count, name_of(range.dtype));
+  return range.row < 0 ? std::string(range.name)
+                       : fmt::format("{} {} x {}", range.name, range.count, name_of(range.dtype));
 }
 
 std::string title_of(const RowLayout& layout, std::int64_t page_size) {
@@ -47,12 +49,16 @@ int model_dim(CacheFormat format) noexcept {
   switch (format) {
     case CacheFormat::kv_f32:
     case CacheFormat::kv_bf16:
-    case CacheFormat::kv_e4m3_ue8m0: return 512;
-    case CacheFormat::kv_e4m3_f32: return 576;
+    case CacheFormat::kv_e4m3_ue8m0:
+      return 512;
+    case CacheFormat::kv_e4m3_f32:
+      return 576;
     case CacheFormat::index_f32:
     case CacheFormat::index_e4m3_f32:
-    case CacheFormat::index_e2m1_ue8m0: return 128;
-    case CacheFormat::state_f32: return 2048;
+    case CacheFormat::index_e2m1_ue8m0:
+      return 128;
+    case CacheFormat::state_f32:
+      return 2048;
   }
   return 0;
 }
@@ -61,8 +67,8 @@ std::vector<ByteRange> page_map(const RowLayout& layout, std::int64_t page_size)
   std::vector<ByteRange> map;
   for (std::int64_t row = 0; row < page_size; ++row) {
     for (const RowSegment& segment : std::span(layout.segments, static_cast<std::size_t>(layout.num_segments))) {
-      const std::int64_t base = segment.in_footer ? page_size * layout.row_bytes + row * layout.footer_bytes
-                                                  : row * layout.row_bytes;
+      const std::int64_t base =
+          segment.in_footer ? page_size * layout.row_bytes + row * layout.footer_bytes : row * layout.row_bytes;
       map.push_back({base + segment.offset, bytes_of(segment.dtype, segment.count), row, segment.name, segment.dtype,
                      segment.count, segment.in_footer});
     }
@@ -83,7 +89,8 @@ std::string page_text(const RowLayout& layout, std::int64_t page_size) {
       continue;
     }
     elided = false;
-    const std::string place = range.row < 0 ? "page" : fmt::format("{} {}", range.in_footer ? "footer" : "row", range.row);
+    const std::string place =
+        range.row < 0 ? "page" : fmt::format("{} {}", range.in_footer ? "footer" : "row", range.row);
     table.add({std::to_string(range.first), std::to_string(range.bytes), place, what(range)});
   }
   return title_of(layout, page_size) + "\n\n" + table.text();
@@ -117,7 +124,8 @@ std::string page_svg(const RowLayout& layout, std::int64_t page_size) {
     const double scale = range.in_footer ? per_footer_byte : per_byte;
     const double x = kLeft + (static_cast<double>(range.first) - line_start) * scale;
     const double width = std::clamp(static_cast<double>(range.bytes) * scale, 2.0, kWidest);
-    svg.rect(x, y, width - 1, kBar, colour_of(range), fmt::format("bytes {} to {}", range.first, range.first + range.bytes - 1));
+    svg.rect(x, y, width - 1, kBar, colour_of(range),
+             fmt::format("bytes {} to {}", range.first, range.first + range.bytes - 1));
     // A narrow piece is named by its tooltip alone.
     const std::string label = what(range);
     if (width > 7.0 * static_cast<double>(label.size())) svg.text(x + 4, y + 14, label, "start", 11);

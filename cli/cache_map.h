@@ -23,7 +23,7 @@ struct ByteRange {
   std::int64_t row = -1;  ///< -1: padding of the page
   const char* name = "";  ///< the segment's, or "padding"
   DType dtype = DType::u8;
-  int count = 0;          ///< elements
+  int count = 0;  ///< elements
   bool in_footer = false;
 };
 

@@ -1,3 +1,4 @@
+// Golden folders: reading expected values, running their layers with the recorded split, printing every bound.
 #include "cli/golden.h"
 
 #include <fmt/core.h>
@@ -37,7 +38,8 @@ void print_measure(const std::string& where, const Measure& measure, bool colour
              measure.note.empty() ? "" : "  (" + measure.note + ")");
 }
 
-Status check_file(const GoldenOptions& options, const Model& model, Numerics numerics, const Device& device, Tally* tally) {
+Status check_file(const GoldenOptions& options, const Model& model, Numerics numerics, const Device& device,
+                  Tally* tally) {
   FATHOM_ASSIGN(const Checkpoint expected, Checkpoint::open(expected_path(options, numerics)));
   const bool colour = wants_colour(stdout);
   for (const int layer : golden_layers(expected, model.config)) {
@@ -98,8 +100,9 @@ Result<GoldenLayer> read_golden_layer(const Checkpoint& expected, int layer) {
   long long prefill = 0, decode = 0;
   const int read = std::sscanf(split.c_str(), "prefill %lld then decode %lld one at a time", &prefill, &decode);
   if (read != 2 || prefill < 0 || decode < 0 || prefill + decode != golden.num_tokens) {
-    return Status::invalid("golden: metadata %s is \"%s\", expected \"prefill A then decode B one at a time\" with A + B = %lld",
-                           key.c_str(), split.substr(0, 100).c_str(), static_cast<long long>(golden.num_tokens));
+    return Status::invalid(
+        "golden: metadata %s is \"%s\", expected \"prefill A then decode B one at a time\" with A + B = %lld",
+        key.c_str(), split.substr(0, 100).c_str(), static_cast<long long>(golden.num_tokens));
   }
   golden.prefill = prefill;
 
@@ -122,8 +125,8 @@ Result<GoldenLayer> read_golden_layer(const Checkpoint& expected, int layer) {
 }
 
 Result<std::vector<Measure>> measure_golden_layer(const Model& model, const GoldenLayer& golden, int layer,
-                                                  Numerics numerics, const GoldenOptions& options,
-                                                  const Device& device, const StepReport& report) {
+                                                  Numerics numerics, const GoldenOptions& options, const Device& device,
+                                                  const StepReport& report) {
   FATHOM_ASSIGN(const LayerConfig config, model.config.layer(layer));
   if (golden.num_tokens * config.hidden_size != static_cast<std::int64_t>(golden.hidden.size())) {
     return Status::invalid("golden: layers.%d.hidden has %zu values, expected %lld tokens of %d", layer,
@@ -149,8 +152,8 @@ int check_golden(const GoldenOptions& options) {
     print_error(fmt::format("golden: \"{}\" has no expected values to compare with", options.folder));
     return kFailed;
   }
-  fmt::print("golden {}: {} layers, {} of {} bounds hold\n", options.folder, tally.layers, tally.measures - tally.failed,
-             tally.measures);
+  fmt::print("golden {}: {} layers, {} of {} bounds hold\n", options.folder, tally.layers,
+             tally.measures - tally.failed, tally.measures);
   return tally.failed == 0 ? kOk : kFailed;
 }
 

@@ -28,8 +28,8 @@ std::vector<int> golden_layers(const Checkpoint& expected, const ModelConfig& co
 Result<GoldenLayer> read_golden_layer(const Checkpoint& expected, int layer);
 /// Runs the layer with the golden split and measures it.
 Result<std::vector<Measure>> measure_golden_layer(const Model& model, const GoldenLayer& golden, int layer,
-                                                  Numerics numerics, const GoldenOptions& options,
-                                                  const Device& device, const StepReport& report = {});
+                                                  Numerics numerics, const GoldenOptions& options, const Device& device,
+                                                  const StepReport& report = {});
 
 /// Prints one line for each layer and quantity (value, bound, ok or FAILED), then a summary line. Returns the exit
 /// code: kOk only if at least one layer was compared and every bound held.

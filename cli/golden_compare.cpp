@@ -1,3 +1,4 @@
+// The bounds of a golden comparison and the arithmetic that measures them, in double and NaN-proof.
 #include "cli/golden_compare.h"
 
 #include <fmt/core.h>
@@ -100,7 +101,8 @@ class LayerComparison {
   bool same_shape(std::string_view name, const DumpTensor<T>& got, const DumpTensor<U>& golden) {
     return same_shape(name, got.shape, golden.shape);
   }
-  bool same_shape(std::string_view name, const std::vector<std::int64_t>& got, const std::vector<std::int64_t>& golden) {
+  bool same_shape(std::string_view name, const std::vector<std::int64_t>& got,
+                  const std::vector<std::int64_t>& golden) {
     if (golden.empty()) return false;
     if (got == golden) return true;
     add(std::string(name), kInfinity, 0.0, "the golden tensor has another shape");
@@ -112,7 +114,8 @@ class LayerComparison {
     if (!same_shape("picks", got, golden_.topk_entries)) return;
     if (!same_shape("index scores", result_.dump.index_scores, golden_.index_scores)) return;
     compare_scores(exact);
-    const PickErrors errors = pick_errors(got, golden_.topk_entries, golden_.index_scores, exact ? kExactClearCut : 0.0);
+    const PickErrors errors =
+        pick_errors(got, golden_.topk_entries, golden_.index_scores, exact ? kExactClearCut : 0.0);
     counts_ = errors.agree;
     const std::string tokens = fmt::format("{} of {} tokens differ", errors.tokens, golden_.num_tokens);
     if (exact) {
@@ -174,8 +177,7 @@ class LayerComparison {
     if (!same_shape("index keys", got, golden_.index_keys)) return;
     const std::int64_t dim = config_.index_dim;
     const CodeErrors codes = value_errors(got.values, golden_.index_keys.values, dim, 0, dim);
-    add("index keys that differ", codes.share(), kServedKeys,
-        fmt::format("{} of {}", codes.differing, codes.elements));
+    add("index keys that differ", codes.share(), kServedKeys, fmt::format("{} of {}", codes.differing, codes.elements));
   }
 
   /// Only the live rows: the reference leaves stale ones behind.
@@ -185,10 +187,13 @@ class LayerComparison {
     if (!same_shape("state scores", dump.compressor_score_state, golden_.compressor_score_state)) return;
     const std::int64_t width = golden_.compressor_kv_state.shape[1];
     Squares kv, scores;
-    for (std::int64_t p = std::max<std::int64_t>(0, result_.num_tokens - config_.state_tokens()); p < result_.num_tokens; ++p) {
+    for (std::int64_t p = std::max<std::int64_t>(0, result_.num_tokens - config_.state_tokens());
+         p < result_.num_tokens; ++p) {
       const std::int64_t row = state_row(p, result_.num_tokens, config_.compress_ratio, config_.overlap());
       if (row < 0) continue;
-      const auto cut = [&](const DumpTensor<float>& tensor) { return std::span(tensor.values).subspan(row * width, width); };
+      const auto cut = [&](const DumpTensor<float>& tensor) {
+        return std::span(tensor.values).subspan(row * width, width);
+      };
       kv.add(cut(dump.compressor_kv_state), cut(golden_.compressor_kv_state));
       scores.add(cut(dump.compressor_score_state), cut(golden_.compressor_score_state));
     }
@@ -261,7 +266,8 @@ PickErrors pick_errors(const DumpTensor<std::int32_t>& got, const DumpTensor<std
     for (const std::int32_t entry : apart) {
       const bool visible = entry < columns && std::isfinite(scores[entry]);
       const double distance = !has_cut || !possible || !visible ? kInfinity
-                              : largest == 0.0f                 ? 0.0
+                              : largest == 0.0f
+                                  ? 0.0
                                   : std::fabs(static_cast<double>(scores[entry]) - ranked[k - 1]) / largest;
       errors.farthest_from_cut = worse(errors.farthest_from_cut, distance);
     }
@@ -269,8 +275,8 @@ PickErrors pick_errors(const DumpTensor<std::int32_t>& got, const DumpTensor<std
   return errors;
 }
 
-CodeErrors e4m3_errors(std::span<const float> got, std::span<const float> expected, std::int64_t dim, std::int64_t first,
-                       std::int64_t count) noexcept {
+CodeErrors e4m3_errors(std::span<const float> got, std::span<const float> expected, std::int64_t dim,
+                       std::int64_t first, std::int64_t count) noexcept {
   constexpr std::int64_t kTile = 64;
   CodeErrors errors;
   for (std::size_t row = 0; row + dim <= got.size(); row += dim) {
@@ -291,8 +297,8 @@ CodeErrors e4m3_errors(std::span<const float> got, std::span<const float> expect
   return errors;
 }
 
-CodeErrors value_errors(std::span<const float> got, std::span<const float> expected, std::int64_t dim, std::int64_t first,
-                        std::int64_t count) noexcept {
+CodeErrors value_errors(std::span<const float> got, std::span<const float> expected, std::int64_t dim,
+                        std::int64_t first, std::int64_t count) noexcept {
   CodeErrors errors;
   for (std::size_t row = 0; row + dim <= got.size(); row += dim) {
     for (std::int64_t i = first; i < first + count; ++i) {

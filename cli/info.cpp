@@ -36,9 +36,8 @@ void print_machine(bool as_json) {
   const Machine machine = this_machine();
   const double gib = static_cast<double>(machine.memory_bytes) / (1024.0 * 1024.0 * 1024.0);
   if (as_json) {
-    Json json = {{"version", machine.version},   {"compiler", machine.compiler},
-                 {"processor", machine.processor}, {"features", machine.features},
-                 {"threads", machine.threads},   {"memory_bytes", machine.memory_bytes},
+    Json json = {{"version", machine.version},   {"compiler", machine.compiler}, {"processor", machine.processor},
+                 {"features", machine.features}, {"threads", machine.threads},   {"memory_bytes", machine.memory_bytes},
                  {"ops", Json::array()}};
     for (const OpSpec* op : op_table()) json["ops"].push_back(op->name);
     print_json(json);
@@ -46,7 +45,8 @@ void print_machine(bool as_json) {
   }
   fmt::print("fathom     {}, built with {}\n", machine.version, machine.compiler);
   fmt::print("processor  {}\n", machine.processor);
-  fmt::print("features   {}\n", machine.features.empty() ? "unknown" : fmt::format("{}", fmt::join(machine.features, " ")));
+  fmt::print("features   {}\n",
+             machine.features.empty() ? "unknown" : fmt::format("{}", fmt::join(machine.features, " ")));
   fmt::print("threads    {}\n", machine.threads);
   fmt::print("memory     {:.1f} GiB\n", gib);
   fmt::print("devices    cpu\n\n");
@@ -73,7 +73,8 @@ std::string bounds_text(const ProblemField& field) {
   const auto words = field_words(field);
   if (!words.empty()) return fmt::format("{}", fmt::join(words, " | "));
   if (field.kind == FieldKind::real) return "a finite number";
-  return fmt::format("{} to {}{}", field.least, field.most, field.kind == FieldKind::capacity ? ", a run may bring fewer" : "");
+  return fmt::format("{} to {}{}", field.least, field.most,
+                     field.kind == FieldKind::capacity ? ", a run may bring fewer" : "");
 }
 
 /// "num_tokens topk" -> "[num_tokens, topk]".
@@ -127,8 +128,8 @@ Status print_candidates(const OpSpec& op, const std::string& text, bool as_json)
 // ---- cache formats --------------------------------------------------------------------------------------------------
 
 Json layout_json(const RowLayout& layout) {
-  Json json = {{"format", name_of(layout.format)}, {"dim", layout.dim},
-               {"row_bytes", layout.row_bytes},    {"footer_bytes", layout.footer_bytes},
+  Json json = {{"format", name_of(layout.format)},        {"dim", layout.dim},
+               {"row_bytes", layout.row_bytes},           {"footer_bytes", layout.footer_bytes},
                {"page_alignment", layout.page_alignment}, {"segments", Json::array()}};
   for (const RowSegment& segment : std::span(layout.segments, static_cast<std::size_t>(layout.num_segments))) {
     json["segments"].push_back({{"name", segment.name},
@@ -143,8 +144,10 @@ Json layout_json(const RowLayout& layout) {
 }
 
 void print_layout(const RowLayout& layout) {
-  fmt::print("{}: {} elements, {} bytes a row", name_of(layout.format), layout.dim, layout.row_bytes + layout.footer_bytes);
-  if (layout.footer_bytes > 0) fmt::print(" ({} in the row, {} in the page's footer)", layout.row_bytes, layout.footer_bytes);
+  fmt::print("{}: {} elements, {} bytes a row", name_of(layout.format), layout.dim,
+             layout.row_bytes + layout.footer_bytes);
+  if (layout.footer_bytes > 0)
+    fmt::print(" ({} in the row, {} in the page's footer)", layout.row_bytes, layout.footer_bytes);
   if (layout.page_alignment > 1) fmt::print(", pages rounded up to {}", layout.page_alignment);
   fmt::print("\n");
   Table table({"  segment", "dtype", ">elements", ">offset", ">bytes", "place", "scale"});
@@ -197,7 +200,8 @@ void add_info(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<InfoOptions>();
   CLI::App* verb = app.add_subcommand("info", "Show the machine, an op's contract, or who takes a problem");
   verb->add_option("op", options->subject, "An op, or \"cache\" for the row formats; nothing: the machine and all ops");
-  verb->add_option("problem", options->problem, "Problem text: which implementation takes it, and why the others refuse");
+  verb->add_option("problem", options->problem,
+                   "Problem text: which implementation takes it, and why the others refuse");
   verb->add_flag("--json", options->json, "Print JSON");
   verb->callback([options, &exit_code] {
     const Status status = info(*options);

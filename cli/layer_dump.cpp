@@ -1,3 +1,4 @@
+// Reading a sequence's caches back through its block tables, in the shapes of the golden files.
 #include "cli/layer_dump.h"
 
 #include <algorithm>

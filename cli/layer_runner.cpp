@@ -1,3 +1,4 @@
+// One layer over one sequence: a pool for its pages, a plan for prefill steps and one for decode steps.
 #include "cli/layer_runner.h"
 
 #include <algorithm>
@@ -13,7 +14,8 @@ struct Stepper {
   PlanWorkspace workspace;
 };
 
-Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device, const std::string& force) {
+Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device,
+                             const std::string& force) {
   problem.num_tokens = capacity;
   Stepper stepper;
   FATHOM_ASSIGN(stepper.plan, plan_layer(problem, device, {.implementation = force}));
@@ -72,8 +74,8 @@ Status run_step(const Stepper& stepper, Sequence& sequence, std::int64_t first, 
   if (sequence.dump) {
     args.attn_out = view(core.data(), core_dtype, {count, problem.num_heads, problem.head_dim});
     if (dump.topk_entries.given()) {
-      args.topk_entries = view(dump.topk_entries.values.data() + first * problem.index_topk, DType::i32,
-                               {count, problem.index_topk});
+      args.topk_entries =
+          view(dump.topk_entries.values.data() + first * problem.index_topk, DType::i32, {count, problem.index_topk});
     }
     // Without a single visible entry there is no column to write.
     if (dump.index_scores.given() && dump.index_scores.shape[1] > 0) {
@@ -100,7 +102,8 @@ void size_result(const LayerConfig& config, std::int64_t num_tokens, bool dump, 
 
 Result<PagePool> make_pool(const LayerProblem& problem, std::int64_t num_tokens, const LayerRunOptions& options) {
   // The ring of the dump shows one token more than the next step could still see.
-  FATHOM_ASSIGN(PagePoolOptions pages, pool_options_for(problem, 1, std::max<std::int64_t>(num_tokens, 1), options.dump ? 1 : 0));
+  FATHOM_ASSIGN(PagePoolOptions pages,
+                pool_options_for(problem, 1, std::max<std::int64_t>(num_tokens, 1), options.dump ? 1 : 0));
   pages.page_order_seed = options.page_order_seed;
   return PagePool::create(problem, pages);
 }
@@ -138,9 +141,9 @@ Result<LayerProblem> problem_for(const LayerConfig& config, const LoadedLayer& w
   FATHOM_ASSIGN(LayerProblem problem, layer_problem(config, options.numerics));
   problem.num_seqs = 1;
   const std::int64_t chunk = options.chunk > 0 ? options.chunk : kDefaultChunk;
-  problem.num_tokens = static_cast<std::int32_t>(std::clamp<std::int64_t>(prefill_tokens(options, num_tokens), 1, chunk));
-  problem.weight_dtype = weights.weight_dtype;
-  problem.compress_weight_dtype = weights.compress_weight_dtype;
+  problem.num_tokens =
+      static_cast<std::int32_t>(std::clamp<std::int64_t>(prefill_tokens(options, num_tokens), 1, chunk));
+  weights.describe(problem);
   if (config.shard_world > 1) problem.out_dtype = DType::f32;
   if (config.compress_ratio > 0) {
     problem.max_entries = static_cast<std::int32_t>(std::max<std::int64_t>(1, num_tokens / config.compress_ratio));
@@ -180,8 +183,8 @@ Result<LayerResult> run_layer(const LayerConfig& config, const LoadedLayer& weig
       view(table.data(), DType::f32, {std::max<std::int64_t>(num_tokens, 1), config.rope_dim()});
   FATHOM_TRY(fill_rope_table(config.rope, 0, rope_table));
 
-  Sequence sequence{weights, pool, number, view(x, x_dtype, {num_tokens, config.hidden_size}), rope_table, result,
-                    options.dump};
+  Sequence sequence{weights,    pool,   number,      view(x, x_dtype, {num_tokens, config.hidden_size}),
+                    rope_table, result, options.dump};
   FATHOM_TRY(run_steps(sequence, result.problem, num_tokens, device, options, report));
   if (options.dump) FATHOM_TRY(read_caches(pool, number, num_tokens, &result.dump));
   return result;

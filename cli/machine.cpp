@@ -1,3 +1,4 @@
+// Asking the processor (CPUID on x86-64), the system and the compiler what they are.
 #include "cli/machine.h"
 
 #include <unistd.h>
@@ -45,10 +46,10 @@ std::vector<std::string> processor_features() {
     int bit;
   };
   constexpr Feature kFeatures[] = {
-      {"sse4.2", 1, 0, kEcx, 20},     {"avx", 1, 0, kEcx, 28},        {"f16c", 1, 0, kEcx, 29},
-      {"fma", 1, 0, kEcx, 12},        {"avx2", 7, 0, kEbx, 5},        {"avx512f", 7, 0, kEbx, 16},
-      {"avx512bw", 7, 0, kEbx, 30},   {"avx512vl", 7, 0, kEbx, 31},   {"avx512vnni", 7, 0, kEcx, 11},
-      {"avx512bf16", 7, 1, kEax, 5},  {"avxvnni", 7, 1, kEax, 4},     {"amx-bf16", 7, 0, kEdx, 22},
+      {"sse4.2", 1, 0, kEcx, 20},    {"avx", 1, 0, kEcx, 28},      {"f16c", 1, 0, kEcx, 29},
+      {"fma", 1, 0, kEcx, 12},       {"avx2", 7, 0, kEbx, 5},      {"avx512f", 7, 0, kEbx, 16},
+      {"avx512bw", 7, 0, kEbx, 30},  {"avx512vl", 7, 0, kEbx, 31}, {"avx512vnni", 7, 0, kEcx, 11},
+      {"avx512bf16", 7, 1, kEax, 5}, {"avxvnni", 7, 1, kEax, 4},   {"amx-bf16", 7, 0, kEdx, 22},
       {"amx-int8", 7, 0, kEdx, 25},
   };
   std::vector<std::string> features;

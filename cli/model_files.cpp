@@ -1,3 +1,4 @@
+// Opening model folders, reading tensors from them with clear refusals, writing text.
 #include "cli/model_files.h"
 
 #include <cstdio>
@@ -37,7 +38,8 @@ Result<Model> open_model(const std::string& folder) {
 Result<HiddenStates> read_hidden(const Checkpoint& file, std::string_view name, int hidden_size) {
   FATHOM_ASSIGN(const FileTensor described, file.describe(name));
   if (described.dtype != "F32" && described.dtype != "BF16") {
-    return Status::unsupported("input: %s is %s, expected F32 or BF16", described.name.c_str(), described.dtype.c_str());
+    return Status::unsupported("input: %s is %s, expected F32 or BF16", described.name.c_str(),
+                               described.dtype.c_str());
   }
   if (described.shape.size() != 2 || described.shape[1] != hidden_size) {
     return Status::invalid("input: %s has shape %s, expected [T, %d]", described.name.c_str(),
@@ -48,7 +50,8 @@ Result<HiddenStates> read_hidden(const Checkpoint& file, std::string_view name, 
   return HiddenStates{tensor.dtype, tensor.shape[0], widened(tensor)};
 }
 
-Result<std::vector<float>> read_floats(const Checkpoint& file, std::string_view name, std::vector<std::int64_t>* shape) {
+Result<std::vector<float>> read_floats(const Checkpoint& file, std::string_view name,
+                                       std::vector<std::int64_t>* shape) {
   FATHOM_ASSIGN(const FileTensor stored, file.tensor(name));
   if (stored.dtype != "F32" && stored.dtype != "BF16") {
     return Status::unsupported("%s is %s, expected F32 or BF16", stored.name.c_str(), stored.dtype.c_str());

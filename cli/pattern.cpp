@@ -1,3 +1,4 @@
+// Attention patterns: the visibility rules of spec 3.4 and 6.1, drawn as blocks of text and as SVG.
 #include "cli/pattern.h"
 
 #include <fmt/core.h>
@@ -94,7 +95,8 @@ std::string pattern_text(const Pattern& pattern) {
     const int position = std::min(first + step, pattern.tokens) - 1;
     const std::string tokens =
         line_of(pattern.tokens, step, [&](int token) { return window_cell(pattern, position, token); });
-    const std::string compressed = line_of(entries, step, [&](int entry) { return entry_cell(pattern, position, entry); });
+    const std::string compressed =
+        line_of(entries, step, [&](int entry) { return entry_cell(pattern, position, entry); });
     const std::string blanks(static_cast<std::size_t>(std::max(0, 6 - columns)), ' ');
     text += fmt::format("{:>6}  {}{}{}{}\n", position, tokens, blanks, entries > 0 ? "  " : "", compressed);
   }

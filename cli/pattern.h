@@ -8,10 +8,10 @@ namespace fathom::cli {
 
 /// Queries 0 .. tokens-1 of one sequence.
 struct Pattern {
-  int ratio = 4;    ///< tokens per entry; 0: no entries
-  int window = 8;   ///< tokens
+  int ratio = 4;   ///< tokens per entry; 0: no entries
+  int window = 8;  ///< tokens
   int tokens = 32;
-  int topk = 4;     ///< entries picked; 0: every visible one
+  int topk = 4;  ///< entries picked; 0: every visible one
 
   int num_entries() const noexcept { return ratio == 0 ? 0 : tokens / ratio; }
 };

@@ -1,6 +1,6 @@
 // `fathom run`: hidden states through one attention layer of a checkpoint, or through each of them.
-#include <CLI/CLI.hpp>
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <fmt/core.h>
 
@@ -57,7 +57,7 @@ class Run {
     writer_.set_metadata("fathom", FATHOM_VERSION);
     writer_.set_metadata("numerics", options_.numerics);
     FATHOM_TRY(writer_.write(options_.output));
-    say(fmt::format("wrote {} ({} tensors)", options_.output, written_));
+    say(fmt::format("wrote {} ({} tensor{})", options_.output, written_, written_ == 1 ? "" : "s"));
     return {};
   }
 
@@ -78,13 +78,15 @@ class Run {
     FATHOM_ASSIGN(const LayerResult result, run_with_progress(config, weights, hidden));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const std::int64_t prefill = prefill_tokens(options_.layer_options, hidden.num_tokens);
-    const std::string split = fmt::format("prefill {} then decode {} one at a time", prefill, hidden.num_tokens - prefill);
+    const std::string split =
+        fmt::format("prefill {} then decode {} one at a time", prefill, hidden.num_tokens - prefill);
     say(fmt::format("{}: {} layer, {}, {:.2f} s", config.name, name_of(config.kind()), split, seconds));
     writer_.set_metadata(fmt::format("layers.{}", index), split);
     return collect(config, result, prefix);
   }
 
-  Result<LayerResult> run_with_progress(const LayerConfig& config, const LoadedLayer& weights, const HiddenStates& hidden) {
+  Result<LayerResult> run_with_progress(const LayerConfig& config, const LoadedLayer& weights,
+                                        const HiddenStates& hidden) {
     Progress progress(stderr, Progress::style_for(stderr, options_.quiet), config.name, hidden.num_tokens);
     return run_layer(config, weights, hidden.values, device_, options_.layer_options,
                      [&](std::int64_t done, bool decoding) { progress.update(done, decoding ? "decode" : "prefill"); });
@@ -152,7 +154,8 @@ void add_run(CLI::App& app, int& exit_code) {
   verb->add_option("--model", options->model, "Folder with config.json and *.safetensors")->required();
   verb->add_option("--layer", options->layer, "Layer, counted as in compress_ratios (MTP last); default: every layer")
       ->check(CLI::NonNegativeNumber);
-  verb->add_option("--input", options->input, "Safetensors file with the normed hidden states, f32 or bf16 [T, D]")->required();
+  verb->add_option("--input", options->input, "Safetensors file with the normed hidden states, f32 or bf16 [T, D]")
+      ->required();
   verb->add_option("--input-name", options->input_name, "Tensor in it; default: layers.N.hidden, else hidden");
   verb->add_option("--output", options->output, "Safetensors file to write")->required();
   verb->add_option("--prefill", layer.prefill, "Tokens to prefill, the rest is decoded one at a time; default: all")
@@ -161,7 +164,8 @@ void add_run(CLI::App& app, int& exit_code) {
                    fmt::format("Tokens of a prefill step; default: all in one, but at most {}", kDefaultChunk))
       ->check(CLI::Range(std::int64_t{1}, kMaxTokens));
   verb->add_option("--numerics", options->numerics, "exact (f32 throughout) or served (bf16, FP8 rows, FP4 index keys)")
-      ->check(CLI::IsMember({"exact", "served"}))->capture_default_str();
+      ->check(CLI::IsMember({"exact", "served"}))
+      ->capture_default_str();
   verb->add_option("--device", "Where to run")->check(CLI::IsMember({"cpu"}))->default_str("cpu");
   verb->add_flag("--dump", layer.dump, "Also write picks, scores, core_out, entries, index keys, window and state");
   verb->add_flag("--quiet", options->quiet, "Print errors only");
@@ -169,7 +173,9 @@ void add_run(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(std::int64_t{0}, kMaxPageSize));
   verb->add_option("--page-order-seed", layer.page_order_seed, "Hand pages out in a seeded random order; 0: in order");
   verb->add_option("--threads", options->threads, "Threads; 0: all")->check(CLI::NonNegativeNumber);
-  verb->add_option("--force", options->force, "OP=IMPL: take this implementation (repeatable)")->expected(1)->take_all();
+  verb->add_option("--force", options->force, "OP=IMPL: take this implementation (repeatable)")
+      ->expected(1)
+      ->take_all();
   verb->add_option("--kv-format", options->kv_format, "Row format of window and entries")
       ->check(CLI::IsMember({"kv_f32", "kv_bf16", "kv_e4m3_ue8m0"}));
   verb->add_option("--index-format", options->index_format, "Row format of index keys")

@@ -35,8 +35,10 @@ void add_pattern(CLI::App& verb, int& exit_code) {
   Pattern& pattern = options->pattern;
   CLI::App* subject = verb.add_subcommand("pattern", "Which tokens and entries each query sees");
   subject->add_option("--ratio", pattern.ratio, "Tokens per entry; 0: window layers, 4: CSA, 128: HCA")
-      ->check(CLI::Range(0, 1024))->required();
-  subject->add_option("--window", pattern.window, "Tokens a query sees uncompressed")->check(CLI::Range(1, 1024))
+      ->check(CLI::Range(0, 1024))
+      ->required();
+  subject->add_option("--window", pattern.window, "Tokens a query sees uncompressed")
+      ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   subject->add_option("--tokens", pattern.tokens, "Queries")->check(CLI::Range(1, 1024))->capture_default_str();
   subject->add_option("--topk", options->topk, "Entries picked; 0: all visible; default: 4 with ratio 4, else 0")
@@ -45,7 +47,8 @@ void add_pattern(CLI::App& verb, int& exit_code) {
   subject->callback([options, &exit_code] {
     constexpr int kCsaRatio = 4, kExampleTopk = 4;
     options->pattern.topk = options->topk.value_or(options->pattern.ratio == kCsaRatio ? kExampleTopk : 0);
-    const Status status = show(options->svg.empty() ? pattern_text(options->pattern) : pattern_svg(options->pattern), options->svg);
+    const Status status =
+        show(options->svg.empty() ? pattern_text(options->pattern) : pattern_svg(options->pattern), options->svg);
     exit_code = status.ok() ? kOk : fail(status);
   });
 }
@@ -58,9 +61,11 @@ void add_cache(CLI::App& verb, int& exit_code) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* subject = verb.add_subcommand("cache", "The byte map of a cache page");
-  subject->add_option("--format", options->format, "Row format")->required()
+  subject->add_option("--format", options->format, "Row format")
+      ->required()
       ->check(CLI::IsMember(std::vector<std::string>(std::begin(kCacheFormatWords), std::end(kCacheFormatWords))));
-  subject->add_option("--page-size", options->page_size, "Rows of a page")->check(CLI::Range(std::int64_t{1}, kMaxPageSize))
+  subject->add_option("--page-size", options->page_size, "Rows of a page")
+      ->check(CLI::Range(std::int64_t{1}, kMaxPageSize))
       ->capture_default_str();
   subject->add_option("--dim", options->dim, "Elements of a row; 0: the model's")->check(CLI::NonNegativeNumber);
   subject->add_option("--svg", options->svg, "Write a drawing instead of text");

@@ -16,7 +16,8 @@ class Svg {
   }
   /// `anchor`: "start", "middle" or "end".
   void text(double x, double y, std::string_view words, std::string_view anchor = "start", int size = 12) {
-    body_ += fmt::format(R"(<text x="{:g}" y="{:g}" text-anchor="{}" font-size="{}">{}</text>)", x, y, anchor, size, words);
+    body_ +=
+        fmt::format(R"(<text x="{:g}" y="{:g}" text-anchor="{}" font-size="{}">{}</text>)", x, y, anchor, size, words);
     body_ += "\n";
   }
   /// The whole file, on a white ground.

@@ -1,3 +1,4 @@
+// Error sentences, colours, tables and progress. The only place that looks at the environment (NO_COLOR).
 #include "cli/terminal.h"
 
 #include <unistd.h>

@@ -31,8 +31,7 @@ Status run(const std::string& folder) {
   FATHOM_ASSIGN(LayerProblem problem, layer_problem(config, Numerics::served));
   problem.num_tokens = 48;
   problem.num_seqs = 2;
-  problem.weight_dtype = loaded.weight_dtype;
-  problem.compress_weight_dtype = loaded.compress_weight_dtype;
+  loaded.describe(problem);
   FATHOM_ASSIGN(const LayerPlan plan, plan_layer(problem, device));
   const WorkspaceSize size = plan.workspace_size();
   const std::unique_ptr<void, Free> block(std::aligned_alloc(kWorkspaceAlignment, size.total() + kWorkspaceAlignment));

@@ -24,8 +24,7 @@ Result<std::vector<float>> prefill(const LayerConfig& config, const Checkpoint& 
   FATHOM_ASSIGN(const LoadedLayer loaded, load_layer(checkpoint, config));
   FATHOM_ASSIGN(LayerProblem problem, layer_problem(config, Numerics::exact));
   problem.num_tokens = static_cast<std::int32_t>(tokens);
-  problem.weight_dtype = loaded.weight_dtype;
-  problem.compress_weight_dtype = loaded.compress_weight_dtype;
+  loaded.describe(problem);
   problem.out_dtype = DType::f32;
 
   // Plan once; the same plan serves every step of at most `tokens` tokens.

@@ -1,3 +1,4 @@
+// The table of cache arguments. A new op with a cache adds its line here.
 #include "harness/cache_args.h"
 
 #include <cstring>

@@ -1,3 +1,4 @@
+// How arguments get their bytes: shapes from the op table, strides and values from the case.
 #include "harness/case_builder.h"
 
 #include <algorithm>

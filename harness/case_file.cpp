@@ -1,3 +1,4 @@
+// Reading case files. Errors name the path, so that a missing file is not taken for an op without cases.
 #include "harness/case_file.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Plans by name, runs twice, compares with the reference; the rest is counting.
 #include "harness/conformance.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// One function for each op; the comments say what is left out and why that is small.
 #include "harness/costs.h"
 
 #include <algorithm>

@@ -89,14 +89,21 @@ void add_range(CaseBuilder& builder, const Set& set, int head_dim, const Sequenc
     last = std::max<std::int64_t>(last, 0);
     std::int64_t first = is_window ? std::max<std::int64_t>(last - set.width, 0) : 0;
     if (!is_window && with_begin) first = random.between(0, last);
-    if (builder.asked("hostile") && random.chance(0.3)) {  // before the start, past the table, or back to front
-      const std::int64_t shift = random.chance(0.5) ? -random.between(1, set.width) : 1000000;
-      if (with_begin) {
-        first += shift;
-        last += shift;
-        if (random.chance(0.2)) std::swap(first, last);
-      } else {
-        last = random.chance(0.5) ? INT32_MIN : -1;
+    if (builder.asked("hostile") && random.chance(0.4)) {
+      const std::int64_t kind = random.below(4);
+      if (!with_begin) {
+        last = kind < 2 ? INT32_MIN : kind == 2 ? -1 : last + set.width;
+      } else if (kind == 0) {  // before the start
+        const std::int64_t shift = random.between(1, set.width);
+        first -= shift;
+        last -= shift;
+      } else if (kind == 1) {  // past the table
+        first += 1000000;
+        last += 1000000;
+      } else if (kind == 2) {  // more rows than the width, which cuts them
+        first = std::max<std::int64_t>(first - random.between(1, set.width), 0);
+      } else {  // back to front
+        std::swap(first, last);
       }
     }
     if (with_begin) set_integer(begin, at, first);

@@ -1,3 +1,4 @@
+// Roof and op take turns in one process, so that what disturbs the machine disturbs both; medians are reported.
 #include "harness/measure.h"
 
 #include <algorithm>

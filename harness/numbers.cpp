@@ -1,3 +1,4 @@
+// The table of E4M3 codes that weights are drawn from.
 #include "harness/numbers.h"
 
 #include "harness/random.h"

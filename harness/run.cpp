@@ -1,3 +1,4 @@
+// Outputs, caches and workspace are made afresh for every run; what a run must not touch is compared after it.
 #include "harness/run.h"
 
 #include <algorithm>

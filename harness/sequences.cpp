@@ -1,3 +1,4 @@
+// Ragged steps over shuffled pages: what an engine brings, made as unlike the simple case as it may be.
 #include "harness/sequences.h"
 
 #include <algorithm>

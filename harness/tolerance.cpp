@@ -1,3 +1,4 @@
+// The tolerance table. A bound that has to grow needs a reason that explains the growth.
 #include "harness/tolerance.h"
 
 #include "fathom/core/problem.h"

@@ -55,8 +55,16 @@ Result<TensorView> tensor_view(const FileTensor& tensor) noexcept;
 struct LoadedLayer {
   LayerWeights weights;
   DType weight_dtype = DType::bf16;
+  DType wo_a_dtype = DType::bf16;
   DType compress_weight_dtype = DType::bf16;  ///< of the compressors' projections and of index_weights_proj
   std::vector<std::shared_ptr<const void>> storage;
+
+  /// Sets the problem's weight dtypes to those of the loaded weights.
+  void describe(LayerProblem& problem) const noexcept {
+    problem.weight_dtype = weight_dtype;
+    problem.wo_a_dtype = wo_a_dtype;
+    problem.compress_weight_dtype = compress_weight_dtype;
+  }
 };
 Result<LoadedLayer> load_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept;
 

@@ -97,7 +97,8 @@ using IndexPlan = Plan<IndexProblem>;
 /// Ties    common, since relu gives exact zeros: the smaller entry number wins. NaN ranks below every number.
 ///         Equal scores give equal picks everywhere; scores of two implementations may differ in the last bits.
 /// Errors  invalid_argument: shape, dtype or device differs from the table; no output asked for.
-///         An entry whose index page is missing or outside the cache is absent: never read, never picked.
+///         An entry whose index page is missing or outside the cache is absent: never read, never picked. A picked entry
+///         without an entry page has topk_indices -1.
 /// Source  spec 4.2; definition in src/index/index_reference.cpp.
 Result<IndexPlan> plan_index(const IndexProblem& problem, const Device& device, const PlanOptions& options = {}) noexcept;
 Status index(const IndexPlan& plan, const IndexArgs& args, const Workspace& workspace, Stream stream = {}) noexcept;

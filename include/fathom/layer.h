@@ -28,7 +28,8 @@ struct LayerProblem {
   std::int32_t index_topk = 512;
   std::int32_t max_entries = 1 << 18;  ///< most entries of a sequence
   Numerics numerics = Numerics::served;
-  DType weight_dtype = DType::bf16;           ///< of the projections that checkpoints quantise
+  DType weight_dtype = DType::bf16;           ///< of the projections that checkpoints quantise, wo_a apart
+  DType wo_a_dtype = DType::bf16;             ///< of wo_a, which is never multiplied quantised
   DType compress_weight_dtype = DType::bf16;  ///< of the compressors and of index_weights_proj
   DType out_dtype = DType::bf16;              ///< f32 on a shard: ranks add partial sums
   CacheFormat window_format = CacheFormat::kv_e4m3_ue8m0;
@@ -99,7 +100,7 @@ inline constexpr ArgSpec kLayerArgs[] = {
     FATHOM_LAYER_WEIGHT(wkv_scale, optional_in, "head_dim/128 hidden_size/128", "ue8m0", "with e4m3 weights"),
     FATHOM_LAYER_WEIGHT(kv_norm, in, "head_dim", "f32|bf16", "RMSNorm weight"),
     FATHOM_LAYER_WEIGHT(attn_sink, in, "num_heads", "f32", "logit that joins the denominator"),
-    FATHOM_LAYER_WEIGHT(wo_a, in, "output_groups*output_rank group_dim", "$weight_dtype", "grouped down-projection"),
+    FATHOM_LAYER_WEIGHT(wo_a, in, "output_groups*output_rank group_dim", "$wo_a_dtype", "grouped down-projection"),
     FATHOM_LAYER_WEIGHT(wo_a_scale, optional_in, "output_groups*output_rank/128 group_tiles", "ue8m0", "with e4m3 weights"),
     FATHOM_LAYER_WEIGHT(wo_b, in, "hidden_size output_groups*output_rank", "$weight_dtype", "output up-projection"),
     FATHOM_LAYER_WEIGHT(wo_b_scale, optional_in, "hidden_size/128 output_groups*output_rank/128", "ue8m0", "with e4m3 weights"),

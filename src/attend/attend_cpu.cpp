@@ -1,6 +1,7 @@
-// attend on the CPU: rows of both sets dequantised a block at a time, every block met by all heads of the query, softmax
-// carried along (running maximum, rescaled sums). Blocks go in list order, so a query's result depends on its own rows
-// and on nothing else in the batch.
+// attend on the CPU: a span of a query's rows at a time; all logits of the span first, then their weights relative to the
+// largest, then the weighted rows. Rows are dequantised a block at a time and every block meets all heads of the query;
+// they are dequantised once for each pass, which costs less than keeping them. Rows go in list order, so a query's result
+// depends on its own rows and on nothing else in the batch.
 #include <cmath>
 #include <limits>
 
@@ -14,32 +15,45 @@
 namespace fathom {
 namespace {
 
-constexpr std::int64_t kRowBlock = 64;
+constexpr std::int64_t kRowBlock = 64;   ///< rows dequantised at a time
+constexpr std::int64_t kRowSpan = 4096;  ///< rows whose logits are kept; beyond it the softmax is carried along
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// A present row of one of the two sets.
+struct Row {
+  std::int32_t set;
+  std::int64_t slot;
+};
 
 /// One thread's scratch.
 struct Share {
   float* q;        ///< [num_heads, head_dim]
+  Row* span;       ///< [span_rows]
   float* rows;     ///< [kRowBlock, head_dim]
-  float* weights;  ///< [num_heads, kRowBlock]: logits, then exp(logit - most)
+  float* weights;  ///< [num_heads, span_rows]: logits, then exp(logit - most)
   float* sums;     ///< [num_heads, value_dim]
-  float* most;     ///< [num_heads]: running maximum
-  float* total;    ///< [num_heads]: running sum of weights
+  float* most;     ///< [num_heads]: largest logit so far
+  float* total;    ///< [num_heads]: sum of weights
+  std::int64_t span_rows;
 };
 
 Share lay_out(const AttendProblem& problem, const Device& device, Scratch& scratch, int part) {
   const std::int64_t threads = device.num_threads(), heads = problem.num_heads;
-  const auto take = [&](std::int64_t count) {
-    float* all = scratch.take<float>(threads * count);
-    return all == nullptr ? nullptr : all + part * count;
+  const auto take = [&]<class T>(T*& piece, std::int64_t count) {
+    T* all = scratch.take<T>(threads * count);
+    piece = all == nullptr ? nullptr : all + part * count;
   };
+  const std::int64_t most_rows = (problem.window_rows == RowsBy::none ? 0 : std::int64_t{problem.window_width}) +
+                                 (problem.entries_rows == RowsBy::none ? 0 : std::int64_t{problem.entries_width});
   Share share;
-  share.q = take(heads * problem.head_dim);
-  share.rows = take(kRowBlock * problem.head_dim);
-  share.weights = take(heads * kRowBlock);
-  share.sums = take(heads * problem.value_dim);
-  share.most = take(heads);
-  share.total = take(heads);
+  share.span_rows = std::min(kRowSpan, most_rows);
+  take(share.q, heads * problem.head_dim);
+  take(share.span, share.span_rows);
+  take(share.rows, kRowBlock * problem.head_dim);
+  take(share.weights, heads * share.span_rows);
+  take(share.sums, heads * problem.value_dim);
+  take(share.most, heads);
+  take(share.total, heads);
   return share;
 }
 
@@ -60,31 +74,52 @@ Result<Sets> open_sets(const AttendProblem& problem, const AttendArgs& args) {
   return sets;
 }
 
-/// Folds `rows` dequantised rows into the running softmax of `heads` heads.
-void fold_block(const AttendProblem& problem, const Share& share, int heads, int rows) {
-  simd::dot_rows(share.q, problem.head_dim, heads, share.rows, problem.head_dim, rows, problem.head_dim, share.weights, kRowBlock);
-  for (int h = 0; h < heads; ++h) {
-    float* weights = share.weights + h * kRowBlock;
-    float most = share.most[h];
-    for (int j = 0; j < rows; ++j) {
-      weights[j] *= problem.softmax_scale;
-      most = weights[j] > most ? weights[j] : most;
-    }
-    if (most > share.most[h]) {
-      const float factor = std::exp(share.most[h] - most);  // 0 for the first block
-      share.total[h] *= factor;
-      simd::scale_row(share.sums + std::int64_t{h} * problem.value_dim, problem.value_dim, factor);
-      share.most[h] = most;
-    }
-    for (int j = 0; j < rows; ++j) {
-      const float weight = std::exp(weights[j] - most);
-      share.total[h] += weight;
-      // The model multiplies rows by bf16 probabilities, relative to the maximum so far, and sums them unrounded.
-      weights[j] = problem.q_dtype == DType::bf16 ? round_bf16(weight) : weight;
-    }
+/// Dequantises rows [first, first + count) of the span.
+void load_block(const AttendProblem& problem, const Sets& sets, const Share& share, std::int64_t first, std::int64_t count) {
+  for (std::int64_t j = 0; j < count; ++j) {
+    const Row& row = share.span[first + j];
+    const PagedCacheView& cache = sets.caches[row.set];
+    decode_row(cache.layout, cache.row(row.slot), cache.footer(row.slot), share.rows + j * problem.head_dim);
   }
-  simd::accumulate_rows(share.weights, kRowBlock, heads, share.rows, problem.head_dim, rows, problem.value_dim, share.sums,
-                        problem.value_dim);
+}
+
+/// Turns the logits of one head into weights relative to the largest logit so far, and adds them up.
+void weigh(const AttendProblem& problem, const Share& share, std::int64_t h, std::int64_t rows) {
+  float* weights = share.weights + h * share.span_rows;
+  float most = share.most[h];
+  for (std::int64_t i = 0; i < rows; ++i) {
+    weights[i] *= problem.softmax_scale;
+    most = weights[i] > most ? weights[i] : most;
+  }
+  if (most > share.most[h]) {
+    const float factor = std::exp(share.most[h] - most);  // 0 for the first span
+    share.total[h] *= factor;
+    simd::scale_row(share.sums + h * problem.value_dim, problem.value_dim, factor);
+    share.most[h] = most;
+  }
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const float weight = std::exp(weights[i] - most);
+    share.total[h] += weight;
+    // The model multiplies rows by bf16 probabilities and sums them unrounded.
+    weights[i] = problem.q_dtype == DType::bf16 ? round_bf16(weight) : weight;
+  }
+}
+
+/// Folds the span's `rows` rows into the softmax of `heads` heads.
+void fold_span(const AttendProblem& problem, const Sets& sets, const Share& share, int heads, std::int64_t rows) {
+  for (std::int64_t first = 0; first < rows; first += kRowBlock) {
+    const std::int64_t count = std::min(kRowBlock, rows - first);
+    load_block(problem, sets, share, first, count);
+    simd::dot_rows(share.q, problem.head_dim, heads, share.rows, problem.head_dim, static_cast<int>(count), problem.head_dim,
+                   share.weights + first, share.span_rows);
+  }
+  for (std::int64_t h = 0; h < heads; ++h) weigh(problem, share, h, rows);
+  for (std::int64_t first = 0; first < rows; first += kRowBlock) {
+    const std::int64_t count = std::min(kRowBlock, rows - first);
+    if (rows > kRowBlock) load_block(problem, sets, share, first, count);
+    simd::accumulate_rows(share.weights + first, share.span_rows, heads, share.rows, problem.head_dim, static_cast<int>(count),
+                          problem.value_dim, share.sums, problem.value_dim);
+  }
 }
 
 /// Heads [first, first + heads) of query t.
@@ -97,22 +132,21 @@ void attend_query(const AttendProblem& problem, const AttendArgs& args, const Se
   std::fill_n(share.most, heads, -kInfinity);
   std::fill_n(share.total, heads, 0.0f);
 
-  int rows = 0;
+  std::int64_t rows = 0;
   bool seen = false;
-  for (int s = 0; s < 2; ++s) {
-    const PagedCacheView& cache = sets.caches[s];
-    const RowWalk walk(sets.problems[s], *sets.sets[s], args.seq_ids, cache, t);
+  for (std::int32_t s = 0; s < 2; ++s) {
+    const RowWalk walk(sets.problems[s], *sets.sets[s], args.seq_ids, sets.caches[s], t);
     for (std::int64_t i = 0; i < walk.count(); ++i) {
       const std::int64_t slot = walk.slot(i);
       if (slot < 0) continue;
-      decode_row(cache.layout, cache.row(slot), cache.footer(slot), share.rows + rows * problem.head_dim);
       seen = true;
-      if (++rows < kRowBlock) continue;
-      fold_block(problem, share, heads, rows);
+      share.span[rows++] = {s, slot};
+      if (rows < share.span_rows) continue;
+      fold_span(problem, sets, share, heads, rows);
       rows = 0;
     }
   }
-  if (rows > 0) fold_block(problem, share, heads, rows);
+  if (rows > 0) fold_span(problem, sets, share, heads, rows);
 
   for (int h = 0; h < heads; ++h) {
     const int head = first + h;

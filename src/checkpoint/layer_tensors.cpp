@@ -1,3 +1,4 @@
+// The table of a layer's tensors, and the search for them under every prefix and spelling.
 #include "checkpoint/layer_tensors.h"
 
 #include <algorithm>
@@ -99,6 +100,7 @@ std::vector<std::pair<LayerTensor, Names>> wanted_tensors(const LayerConfig& con
   cut->first_column = config.first_head, cut->columns = heads;
   cut = projection(&W::wo_a, &W::wo_a_scale, groups * world * rank, heads / groups * head_dim,
                    {"wo_a.weight", "o_a_proj.weight"});
+  wanted.back().first.family = WeightFamily::wo_a;
   cut->first_row = config.first_group * rank, cut->rows = groups * rank;
   cut = projection(&W::wo_b, &W::wo_b_scale, hidden, groups * world * rank, {"wo_b.weight", "o_b_proj.weight"});
   cut->first_column = config.first_group * rank, cut->columns = groups * rank;
@@ -116,7 +118,7 @@ std::vector<std::pair<LayerTensor, Names>> wanted_tensors(const LayerConfig& con
   const std::int64_t index_dim = config.index_dim;
   projection(&W::index_wq_b, &W::index_wq_b_scale, config.index_heads * index_dim, config.q_rank,
              {"indexer.wq_b.weight", "compressor.indexer.q_b_proj.weight"});
-  add(&W::index_weights_proj, WeightFamily::single, config.index_heads, hidden,
+  add(&W::index_weights_proj, WeightFamily::compressor, config.index_heads, hidden,
       {"indexer.weights_proj.weight", "compressor.indexer.scorer.weights_proj.weight",
        "compressor.indexer.weights_proj.weight"});
   add(&W::index_wkv, WeightFamily::compressor, halves * index_dim, hidden,
@@ -211,7 +213,7 @@ Status find_tensor(const Checkpoint& checkpoint, const Prefix& prefix, const Nam
   }
   FATHOM_ASSIGN(const FileTensor found, checkpoint.describe(tensor->name));
   tensor->dtype = found.dtype;
-  const bool may_be_e4m3 = tensor->family == WeightFamily::projection || tensor->family == WeightFamily::compressor;
+  const bool may_be_e4m3 = tensor->family != WeightFamily::single && tensor->family != WeightFamily::sink;
   const bool is_float = found.dtype == "F32" || found.dtype == "BF16" || found.dtype == "F16";
   if (!is_float && !(may_be_e4m3 && found.dtype == "F8_E4M3")) {
     return Status::invalid("checkpoint: %s has dtype %s, expected F32, BF16%s", found.name.c_str(), found.dtype.c_str(),

@@ -88,7 +88,7 @@ bool scales_fit_bf16(const Scales& scales) noexcept {
 
 /// The dtype that represents all tensors of a family exactly.
 DType common_dtype(const std::vector<LayerTensor>& tensors, const std::vector<Scales>& scales, WeightFamily family) {
-  bool any_f32 = false, any_bf16 = false, any_e4m3 = false, keep_e4m3 = family == WeightFamily::projection,
+  bool any_f32 = false, any_bf16 = false, any_e4m3 = false, keep_e4m3 = family != WeightFamily::compressor,
        fit_bf16 = true;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i].family != family) continue;
@@ -211,11 +211,13 @@ Result<LoadedLayer> load_layer(const Checkpoint& checkpoint, const LayerConfig& 
     }
     LoadedLayer layer;
     layer.weight_dtype = common_dtype(tensors, scales, WeightFamily::projection);
+    layer.wo_a_dtype = common_dtype(tensors, scales, WeightFamily::wo_a);
     layer.compress_weight_dtype = common_dtype(tensors, scales, WeightFamily::compressor);
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const LayerTensor& tensor = tensors[i];
       const Cut& cut = tensor.cut;
       const DType dtype = tensor.family == WeightFamily::projection   ? layer.weight_dtype
+                          : tensor.family == WeightFamily::wo_a       ? layer.wo_a_dtype
                           : tensor.family == WeightFamily::compressor ? layer.compress_weight_dtype
                                                                       : single_dtype(tensor);
       std::byte* memory = keep(&layer, cut.rows * bytes_of(dtype, cut.columns));

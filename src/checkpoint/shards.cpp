@@ -1,3 +1,4 @@
+// Index files and folders. Names in an index are a stranger's: only plain names beside the index are opened.
 #include "checkpoint/shards.h"
 
 #include <dirent.h>

@@ -1,3 +1,4 @@
+// The JSON library between our checks: a stream buffer in front of it, a depth count behind it.
 #include "config/json_text.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Opening without blocking, reading without mapping.
 #include "config/regular_file.h"
 
 #include <fcntl.h>

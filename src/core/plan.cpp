@@ -230,7 +230,9 @@ Status run_op(const AnyPlan& plan, std::span<const TensorView> args, const Works
 Status init_workspace(const AnyPlan& plan, const Workspace& workspace, Stream) noexcept {
   if (!plan) return Status::invalid("init_workspace: the plan is empty");
   FATHOM_TRY(check_workspace(*plan.data(), workspace));
-  if (const auto bytes = plan.data()->prepared.workspace.counters; bytes > 0) std::memset(workspace.counters.data, 0, bytes);
+  if (plan.data()->prepared.workspace.counters > 0) {
+    std::memset(workspace.counters.data, 0, static_cast<std::size_t>(workspace.counters.bytes));
+  }
   return {};
 }
 

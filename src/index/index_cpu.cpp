@@ -117,9 +117,12 @@ void store_picks(const IndexProblem& problem, const IndexArgs& args, std::int64_
     const std::int32_t entry = k < count ? best[k] : -1;
     if (!args.topk_entries.is_absent()) args.topk_entries.row<std::int32_t>(t)[k] = entry;
     if (args.topk_indices.is_absent()) continue;
-    const bool known = entry >= 0 && seq >= 0 && seq < table.shape[0];
-    args.topk_indices.row<std::int32_t>(t)[k] =
-        known ? static_cast<std::int32_t>(slot_through(table.row<std::int32_t>(seq), table.shape[1], problem.entries_page_size, entry)) : -1;
+    std::int64_t slot = -1;
+    if (entry >= 0 && seq >= 0 && seq < table.shape[0]) {
+      slot = slot_through(table.row<std::int32_t>(seq), table.shape[1], problem.entries_page_size, entry);
+    }
+    const bool fits = slot <= std::numeric_limits<std::int32_t>::max();
+    args.topk_indices.row<std::int32_t>(t)[k] = fits ? static_cast<std::int32_t>(slot) : -1;
   }
 }
 

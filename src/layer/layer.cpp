@@ -170,8 +170,8 @@ Result<Prepared> prepare_layer(const LayerProblem& problem, const Device& device
   FATHOM_ASSIGN(stages->output, plan_output({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size,
                                              .num_heads = problem.num_heads, .head_dim = problem.head_dim, .rope_dim = problem.rope_dim,
                                              .output_groups = problem.output_groups, .output_rank = problem.output_rank,
-                                             .numerics = problem.numerics, .weight_dtype = problem.weight_dtype,
-                                             .out_dtype = problem.out_dtype}, device, inner));
+                                             .numerics = problem.numerics, .wo_a_dtype = problem.wo_a_dtype,
+                                             .wo_b_dtype = problem.weight_dtype, .out_dtype = problem.out_dtype}, device, inner));
   Scratch scratch;
   lay_out(problem, *stages, problem.num_tokens, scratch);
   return Prepared{{.scratch = scratch.used()}, std::move(stages)};

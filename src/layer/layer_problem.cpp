@@ -26,7 +26,8 @@ constexpr ProblemField kFields[] = {
     {offsetof(LayerProblem, index_topk), FieldKind::integer, "index_topk", "CSA: entries kept per query", 1, 1 << 20},
     {offsetof(LayerProblem, max_entries), FieldKind::integer, "max_entries", "most entries of a sequence", 0, kMaxEntries},
     {offsetof(LayerProblem, numerics), FieldKind::numerics, "numerics", "exact: f32 activations; served: bf16"},
-    {offsetof(LayerProblem, weight_dtype), FieldKind::dtype, "weight_dtype", "of the projections: f32, bf16 or e4m3"},
+    {offsetof(LayerProblem, weight_dtype), FieldKind::dtype, "weight_dtype", "of the projections but wo_a: f32, bf16 or e4m3"},
+    {offsetof(LayerProblem, wo_a_dtype), FieldKind::dtype, "wo_a_dtype", "of wo_a: f32, bf16 or e4m3"},
     {offsetof(LayerProblem, compress_weight_dtype), FieldKind::dtype, "compress_weight_dtype", "of the compressors: f32 or bf16"},
     {offsetof(LayerProblem, out_dtype), FieldKind::dtype, "out_dtype", "f32 or bf16"},
     {offsetof(LayerProblem, window_format), FieldKind::word, "window_format", "rows of the window cache", 0, 0, kCacheFormatWords},
@@ -53,6 +54,7 @@ constexpr Implementation kList[] = {
 Status validate(const void* opaque) {
   const auto& problem = *static_cast<const LayerProblem*>(opaque);
   FATHOM_TRY(check_weight_dtype("layer", "weight_dtype", problem.weight_dtype));
+  FATHOM_TRY(check_weight_dtype("layer", "wo_a_dtype", problem.wo_a_dtype));
   FATHOM_TRY(check_float("layer", "compress_weight_dtype", problem.compress_weight_dtype));
   return check_float("layer", "out_dtype", problem.out_dtype);
 }
@@ -152,7 +154,7 @@ Status check_layer(const LayerProblem& problem, const LayerArgs& args) {
   FATHOM_TRY(check_scale("layer", "wq_a_scale", problem.weight_dtype, w.wq_a_scale));
   FATHOM_TRY(check_scale("layer", "wq_b_scale", problem.weight_dtype, w.wq_b_scale));
   FATHOM_TRY(check_scale("layer", "wkv_scale", problem.weight_dtype, w.wkv_scale));
-  FATHOM_TRY(check_scale("layer", "wo_a_scale", problem.weight_dtype, w.wo_a_scale));
+  FATHOM_TRY(check_scale("layer", "wo_a_scale", problem.wo_a_dtype, w.wo_a_scale));
   FATHOM_TRY(check_scale("layer", "wo_b_scale", problem.weight_dtype, w.wo_b_scale));
   if (csa) FATHOM_TRY(check_scale("layer", "index_wq_b_scale", problem.weight_dtype, w.index_wq_b_scale));
 

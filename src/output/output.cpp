@@ -16,7 +16,8 @@ constexpr ProblemField kFields[] = {
     {offsetof(OutputProblem, output_groups), FieldKind::integer, "output_groups", "groups of consecutive heads", 1, kMaxHeads},
     {offsetof(OutputProblem, output_rank), FieldKind::integer, "output_rank", "elements a group is projected to", 1, kMaxDim},
     {offsetof(OutputProblem, numerics), FieldKind::numerics, "numerics", "exact: f32 activations; served: bf16"},
-    {offsetof(OutputProblem, weight_dtype), FieldKind::dtype, "weight_dtype", "f32, bf16 or e4m3"},
+    {offsetof(OutputProblem, wo_a_dtype), FieldKind::dtype, "wo_a_dtype", "f32, bf16 or e4m3"},
+    {offsetof(OutputProblem, wo_b_dtype), FieldKind::dtype, "wo_b_dtype", "f32, bf16 or e4m3"},
     {offsetof(OutputProblem, out_dtype), FieldKind::dtype, "out_dtype", "f32 or bf16"},
 };
 constexpr OutputProblem kDefaults;
@@ -27,7 +28,8 @@ constexpr OpSpec kSpec{"output", "output", "Undo RoPE on the attention result an
 
 Status validate(const void* opaque) {
   const auto& problem = *static_cast<const OutputProblem*>(opaque);
-  FATHOM_TRY(check_weight_dtype("output", "weight_dtype", problem.weight_dtype));
+  FATHOM_TRY(check_weight_dtype("output", "wo_a_dtype", problem.wo_a_dtype));
+  FATHOM_TRY(check_weight_dtype("output", "wo_b_dtype", problem.wo_b_dtype));
   FATHOM_TRY(check_float("output", "out_dtype", problem.out_dtype));
   FATHOM_TRY(check_rope_dim("output", problem.rope_dim, problem.head_dim));
   if (problem.num_heads % problem.output_groups != 0) {
@@ -39,8 +41,8 @@ Status validate(const void* opaque) {
 Status check(const void* opaque, const void* opaque_args) {
   const auto& problem = *static_cast<const OutputProblem*>(opaque);
   const auto& args = *static_cast<const OutputArgs*>(opaque_args);
-  FATHOM_TRY(check_scale("output", "wo_a_scale", problem.weight_dtype, args.wo_a_scale));
-  FATHOM_TRY(check_scale("output", "wo_b_scale", problem.weight_dtype, args.wo_b_scale));
+  FATHOM_TRY(check_scale("output", "wo_a_scale", problem.wo_a_dtype, args.wo_a_scale));
+  FATHOM_TRY(check_scale("output", "wo_b_scale", problem.wo_b_dtype, args.wo_b_scale));
   const std::int64_t group_dim = std::int64_t{problem.num_heads / problem.output_groups} * problem.head_dim;
   if (args.wo_a.shape[1] != group_dim) {
     return Status::invalid("output: wo_a has %lld columns, expected group_dim=%lld (num_heads / output_groups * head_dim)",

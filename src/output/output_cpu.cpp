@@ -69,10 +69,10 @@ void clear_padding(const OutputProblem& problem, const OutputArgs& args) {
 Result<Prepared> prepare_output_cpu(const OutputProblem& problem, const Device& device, const PlanOptions& options) {
   const std::int64_t group_dim = std::int64_t{problem.num_heads / problem.output_groups} * problem.head_dim;
   const std::int64_t width = std::int64_t{problem.output_groups} * problem.output_rank;
-  LinearProblem down = projection(problem.numerics, problem.weight_dtype, wide_tile(problem), group_dim, problem.output_rank);
+  LinearProblem down = projection(problem.numerics, problem.wo_a_dtype, wide_tile(problem), group_dim, problem.output_rank);
   down.groups = problem.output_groups;
   down.activation_quant = ActivationQuant::none;  // wo_a is used dequantised, its input unquantised, whatever its storage
-  LinearProblem up = projection(problem.numerics, problem.weight_dtype, wide_tile(problem), width, problem.hidden_size);
+  LinearProblem up = projection(problem.numerics, problem.wo_b_dtype, wide_tile(problem), width, problem.hidden_size);
   up.out_dtype = problem.out_dtype;
   auto linears = std::make_shared<Linears>();
   FATHOM_ASSIGN(linears->wo_a, plan_linear(down, device, nested(options)));

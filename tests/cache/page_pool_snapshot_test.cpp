@@ -54,6 +54,23 @@ TEST(PagePoolSnapshot, HoldsOnlyWhatLaterStepsNeed) {
   EXPECT_EQ(modelled.pool().snapshot(0).value().size(), 56 + 3 * 64 + rows);
 }
 
+TEST(PagePoolSnapshot, OlderRowsTravelAlongButForksTakeOnlyTheirOwn) {
+  const LayerProblem problem = small_problem(0, 6, 1);
+  ModelledPool far_back(problem, pages_for(problem, 1, 8)), near(problem, pages_for(problem));
+  far_back.add();
+  ASSERT_TRUE(far_back.step({0}, {45}).ok());
+  ASSERT_TRUE(near.restore(far_back.pool().snapshot(0).value(), far_back.tokens().at(0)).ok());
+  ASSERT_TRUE(near.fork(0, 45).ok());
+  const std::vector<std::int32_t> parent = near.pool().block_table(0, 0).value();
+  const std::vector<std::int32_t> child = near.pool().block_table(1, 0).value();
+  for (int row = 0; row < 45; ++row) {
+    EXPECT_EQ(parent[row] >= 0, row >= 45 - 8 - 5) << row;
+    EXPECT_EQ(child[row], row >= 45 - 5 ? parent[row] : -1) << row;
+  }
+  EXPECT_EQ(near.roll_back(1, 1).code(), StatusCode::invalid_argument);
+  EXPECT_TRUE(near.roll_back(0, 8).ok());
+}
+
 TEST(PagePoolSnapshot, OfAnEmptySequence) {
   const LayerProblem problem = small_problem(4);
   ModelledPool modelled(problem, pages_for(problem));

@@ -291,6 +291,20 @@ TEST(PoolOptions, CountPagesForTheLayerKind) {
   EXPECT_EQ(pool_options_for(problem, 1, 100).value().entries_pages, 0);
 }
 
+TEST(PoolOptions, AreEnoughWhereEverySequenceStraddlesPages) {
+  LayerProblem problem = small_problem(0, 9, 8);
+  problem.num_tokens = 16;
+  ModelledPool modelled(problem, pool_options_for(problem, 8, 1000).value());
+  std::vector<int> sequences;
+  for (int s = 0; s < 8; ++s) {
+    modelled.add();
+    sequences.push_back(s);
+    ASSERT_TRUE(modelled.step({s}, {15}).ok());
+  }
+  const Status status = modelled.step(sequences, std::vector<std::int64_t>(8, 2));  // rows 7..16: 3 pages for each
+  ASSERT_TRUE(status.ok()) << status.text();
+}
+
 TEST(PoolOptions, RefuseImpossibleCounts) {
   const LayerProblem problem = small_problem(4);
   expect_refused(pool_options_for(problem, 0, 10).status(), "sequences is 0");

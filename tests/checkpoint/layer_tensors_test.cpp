@@ -151,7 +151,7 @@ TEST(LayerTensors, MismatchesAreRefusedByName) {
       {"q_norm.weight has dtype F8_E4M3, expected F32, BF16 or F16", 0, "BF16",
        replace("q_norm.weight", "F8_E4M3", {96})},
       {"attn_sink has dtype U8, expected F32, BF16 or F16", 0, "BF16", replace("attn_sink", "U8", {4})},
-      {"indexer.weights_proj.weight has dtype F8_E4M3, expected F32, BF16 or F16", 4, "BF16",
+      {"indexer.weights_proj.weight is F8_E4M3 without scales", 4, "BF16",
        replace("indexer.weights_proj.weight", "F8_E4M3", {2, 160})},
       {"wkv.weight is F8_E4M3 without scales; looked for layers.3.attn.wkv.scale", 0, "F8_E4M3", erase("wkv.scale")},
       {"wkv.scale is there, but layers.3.attn.wkv.weight is BF16, which takes no scales", 0, "F8_E4M3",

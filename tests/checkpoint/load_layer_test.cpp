@@ -93,8 +93,8 @@ void expect_whole_layer(const StoredTensors& tensors, const LoadedLayer& layer, 
   EXPECT_EQ(w.attn_sink.shape[0], config.num_heads);
   EXPECT_EQ(w.wo_a.shape[0], config.output_groups * rank);
   EXPECT_EQ(w.wo_b.shape[1], config.output_groups * rank);
-  for (const TensorView* view : {&w.wq_a, &w.wq_b, &w.wkv, &w.wo_a, &w.wo_b})
-    EXPECT_EQ(view->dtype, layer.weight_dtype);
+  for (const TensorView* view : {&w.wq_a, &w.wq_b, &w.wkv, &w.wo_b}) EXPECT_EQ(view->dtype, layer.weight_dtype);
+  EXPECT_EQ(w.wo_a.dtype, layer.wo_a_dtype);
   EXPECT_EQ(w.attn_sink.dtype, DType::f32);
   EXPECT_EQ(w.compress_wkv.is_absent(), config.compress_ratio == 0);
   EXPECT_EQ(w.index_wq_b.is_absent(), config.compress_ratio != 4);
@@ -113,7 +113,7 @@ void expect_whole_layer(const StoredTensors& tensors, const LoadedLayer& layer, 
   expect_equal(tensors, "indexer.compressor.ape", w.index_ape);
   expect_equal(tensors, "indexer.compressor.norm.weight", w.index_norm);
   EXPECT_EQ(w.index_wq_b.dtype, layer.weight_dtype);
-  for (const TensorView* view : {&w.index_wkv, &w.index_wgate}) EXPECT_EQ(view->dtype, layer.compress_weight_dtype);
+  for (const TensorView* view : {&w.index_wkv, &w.index_wgate, &w.index_weights_proj}) EXPECT_EQ(view->dtype, layer.compress_weight_dtype);
 }
 
 /// Loads, compares everything, and returns the layer.
@@ -146,8 +146,8 @@ TEST(LoadLayer, MixedProjectionsWidenToOneDType) {
   const LayerConfig config = small_layer(4);
   const auto with = [&](const char* other) {
     StoredTensors tensors = native_tensors(config, "F8_E4M3");
-    tensors[kPrefix + "wo_a.weight"] = random_tensor(other, {256, 256}, 7);
-    tensors.erase(kPrefix + "wo_a.scale");
+    tensors[kPrefix + "wkv.weight"] = random_tensor(other, {128, 160}, 7);
+    tensors.erase(kPrefix + "wkv.scale");
     return tensors;
   };
   EXPECT_EQ(checked(with("BF16"), config).weight_dtype, DType::bf16);
@@ -158,11 +158,22 @@ TEST(LoadLayer, MixedProjectionsWidenToOneDType) {
   EXPECT_EQ(checked(plain, config).weight_dtype, DType::f32);
 }
 
+TEST(LoadLayer, WoAKeepsADTypeOfItsOwn) {
+  const LayerConfig config = small_layer(4);
+  StoredTensors tensors = native_tensors(config, "F8_E4M3");
+  EXPECT_EQ(checked(tensors, config).wo_a_dtype, DType::e4m3);
+  tensors[kPrefix + "wo_a.weight"] = random_tensor("BF16", {256, 256}, 7);
+  tensors.erase(kPrefix + "wo_a.scale");
+  const LoadedLayer layer = checked(tensors, config);
+  EXPECT_EQ(layer.wo_a_dtype, DType::bf16);
+  EXPECT_EQ(layer.weight_dtype, DType::e4m3) << "the others stay quantised";
+}
+
 TEST(LoadLayer, ScalesTooSmallForBf16WidenToF32) {
   const LayerConfig config = small_layer(0);
   StoredTensors tensors = native_tensors(config, "F8_E4M3");
-  tensors[kPrefix + "wo_a.weight"] = random_tensor("BF16", {256, 256}, 7);
-  tensors.erase(kPrefix + "wo_a.scale");
+  tensors[kPrefix + "wkv.weight"] = random_tensor("BF16", {128, 160}, 7);
+  tensors.erase(kPrefix + "wkv.scale");
   std::string& scale = tensors[kPrefix + "wq_a.scale"].bytes;
   scale[0] = 3;  // 2^-124: E4M3's smallest step becomes bf16's smallest value
   EXPECT_EQ(checked(tensors, config).weight_dtype, DType::bf16);
@@ -269,8 +280,8 @@ TEST(LoadLayer, AProductThatOverflowsIsRefused) {
   const TemporaryFolder folder;
   const LayerConfig config = small_layer(0);
   StoredTensors tensors = native_tensors(config, "F8_E4M3");
-  tensors[kPrefix + "wo_a.weight"] = random_tensor("BF16", {256, 256}, 7);
-  tensors.erase(kPrefix + "wo_a.scale");
+  tensors[kPrefix + "wq_a.weight"] = random_tensor("BF16", tensors[kPrefix + "wq_a.weight"].shape, 7);
+  tensors.erase(kPrefix + "wq_a.scale");
   tensors[kPrefix + "wkv.scale"].bytes[1] = '\xfe';
   tensors[kPrefix + "wkv.weight"].bytes.assign(128 * 160, '\x38');
   tensors[kPrefix + "wkv.weight"].bytes[2 * 160 + 130] = '\x7e';

@@ -1,3 +1,4 @@
+// Byte maps cover pages without gaps and agree with the specification's worked address.
 #include "cli/cache_map.h"
 
 #include <gtest/gtest.h>
@@ -29,7 +30,8 @@ TEST(PageMap, AgreesWithTheWorkedAddress) {
   const RowLayout layout = row_layout(CacheFormat::kv_e4m3_ue8m0, 512).value();
   const std::vector<ByteRange> map = page_map(layout, 64);
   const auto piece = [&](std::string_view name) {
-    return std::find_if(map.begin(), map.end(), [&](const ByteRange& r) { return r.row == 2 && r.name == name; })->first;
+    return std::find_if(map.begin(), map.end(), [&](const ByteRange& r) { return r.row == 2 && r.name == name; })
+        ->first;
   };
   EXPECT_EQ(74880 + piece("nope"), 76032);
   EXPECT_EQ(74880 + piece("rope"), 76480);

@@ -79,8 +79,7 @@ TEST(PickErrors, AClearCutIsNotExcused) {
 }
 
 TEST(PickErrors, InvisibleDoubledMissingAndOutOfRangePicksAreInfinitelyFar) {
-  for (const std::vector<std::int32_t>& picks :
-       {std::vector<std::int32_t>{1, 4}, {1, 1}, {1, -1}, {1, 99}, {-1, -1}}) {
+  for (const std::vector<std::int32_t>& picks : {std::vector<std::int32_t>{1, 4}, {1, 1}, {1, -1}, {1, 99}, {-1, -1}}) {
     const PickErrors errors = PickCase().with(picks);
     EXPECT_TRUE(std::isinf(errors.farthest_from_cut)) << picks[0] << " " << picks[1];
     EXPECT_FALSE(errors.agree[0]);

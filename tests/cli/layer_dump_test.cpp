@@ -1,3 +1,4 @@
+// Where the dump puts state rows, and which tensors it shows.
 #include "cli/layer_dump.h"
 
 #include <gtest/gtest.h>

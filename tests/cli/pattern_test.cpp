@@ -1,3 +1,4 @@
+// Patterns against the specification's index lists, as cells, text and SVG.
 #include "cli/pattern.h"
 
 #include <gtest/gtest.h>

@@ -33,8 +33,8 @@ std::vector<float> floats(const std::string& path, std::string_view name, std::v
 }
 
 /// Writes tensor `name` f32 or bf16 [rows, columns].
-void write_hidden(const std::string& path, std::string_view name, const std::vector<float>& values, std::int64_t columns,
-                  DType dtype = DType::f32) {
+void write_hidden(const std::string& path, std::string_view name, const std::vector<float>& values,
+                  std::int64_t columns, DType dtype = DType::f32) {
   std::vector<bf16> rounded(values.size());
   for (std::size_t i = 0; i < values.size(); ++i) rounded[i] = to_bf16(values[i]);
   const void* data = dtype == DType::f32 ? static_cast<const void*>(values.data()) : rounded.data();
@@ -47,7 +47,8 @@ void write_hidden(const std::string& path, std::string_view name, const std::vec
 
 /// The first `tokens` golden hidden states of a tiny layer.
 std::vector<float> golden_hidden(int layer, std::int64_t tokens) {
-  std::vector<float> values = floats(kTiny + "/expected_exact.safetensors", "layers." + std::to_string(layer) + ".hidden");
+  std::vector<float> values =
+      floats(kTiny + "/expected_exact.safetensors", "layers." + std::to_string(layer) + ".hidden");
   values.resize(static_cast<std::size_t>(tokens * kHidden));
   return values;
 }
@@ -57,8 +58,8 @@ class Run : public testing::Test {
   /// Runs one tiny layer over `input` and returns its output.
   std::vector<float> output_of(int layer, std::vector<std::string> options, const std::string& tensor = "output") {
     const std::string path = folder_.file("out.safetensors");
-    std::vector<std::string> line{"run", "--model", kTiny, "--layer", std::to_string(layer), "--input", input_,
-                                  "--output", path, "--quiet"};
+    std::vector<std::string> line{"run",     "--model", kTiny,      "--layer", std::to_string(layer),
+                                  "--input", input_,    "--output", path,      "--quiet"};
     line.insert(line.end(), options.begin(), options.end());
     const Outcome outcome = run_fathom(line);
     EXPECT_EQ(outcome.code, kOk) << outcome.err;
@@ -89,7 +90,8 @@ TEST_F(Run, ComputesTheGoldenOutput) {
 
 TEST_F(Run, AllLayersWriteTheirOwnOutputs) {
   const std::string path = folder_.file("all.safetensors");
-  const Outcome outcome = run_fathom({"run", "--model", kTiny, "--input", input_, "--output", path, "--numerics", "exact"});
+  const Outcome outcome =
+      run_fathom({"run", "--model", kTiny, "--input", input_, "--output", path, "--numerics", "exact"});
   ASSERT_EQ(outcome.code, kOk) << outcome.err;
   EXPECT_NE(outcome.out.find("wrote " + path + " (3 tensors)"), std::string::npos) << outcome.out;
   EXPECT_NE(outcome.err.find("layers.1.attn: prefill "), std::string::npos) << "plain lines in a pipe: " << outcome.err;
@@ -108,9 +110,9 @@ TEST_F(Run, ChunksPagesThreadsAndTheirOrderChangeNothing) {
       const std::vector<float> whole = output_of(layer, {"--numerics", numerics});
       ASSERT_EQ(whole.size(), 150u * kHidden);
       const std::vector<std::vector<std::string>> variants = {
-          {"--chunk", "7"},       {"--prefill", "100", "--chunk", "64"}, {"--prefill", "0"},
-          {"--page-size", "1"},   {"--page-size", "3", "--page-order-seed", "5"},
-          {"--page-size", "256"}, {"--threads", "1"},
+          {"--chunk", "7"},     {"--prefill", "100", "--chunk", "64"},          {"--prefill", "0"},
+          {"--page-size", "1"}, {"--page-size", "3", "--page-order-seed", "5"}, {"--page-size", "256"},
+          {"--threads", "1"},
       };
       for (std::vector<std::string> variant : variants) {
         const std::string shown = testing::PrintToString(variant);
@@ -130,8 +132,9 @@ TEST_F(Run, DumpWritesWhatHappenedInside) {
   output_of(1, {"--dump", "--numerics", "exact"});
   const std::string path = folder_.file("out.safetensors");
   const std::map<std::string, std::vector<std::int64_t>> shapes = {
-      {"output", {135, kHidden}},    {"index_scores", {135, 33}}, {"core_out", {135, 4, 512}},
-      {"entries", {33, 512}},        {"index_keys", {33, 128}},   {"window_ring", {128, 512}},
+      {"output", {135, kHidden}},         {"index_scores", {135, 33}},
+      {"core_out", {135, 4, 512}},        {"entries", {33, 512}},
+      {"index_keys", {33, 128}},          {"window_ring", {128, 512}},
       {"compressor_kv_state", {8, 1024}}, {"compressor_score_state", {8, 1024}}};
   EXPECT_EQ(open(path).names().size(), shapes.size() + 1);
   for (const auto& [name, expected] : shapes) {
@@ -143,7 +146,7 @@ TEST_F(Run, DumpWritesWhatHappenedInside) {
   const std::vector<std::int32_t> picks = read_integers(open(path), "topk_entries", &shape).value();
   EXPECT_EQ(shape, (std::vector<std::int64_t>{135, 48}));
   EXPECT_EQ(picks[0], -1);
-  EXPECT_EQ(picks[134 * 48], 0);      // 33 entries are visible, so all are picked, in order
+  EXPECT_EQ(picks[134 * 48], 0);  // 33 entries are visible, so all are picked, in order
   EXPECT_EQ(picks[134 * 48 + 32], 32);
   EXPECT_EQ(picks[134 * 48 + 33], -1);
   // Tokens 132..134 are open, 128..131 carry: row 7 is not live.
@@ -179,7 +182,10 @@ TEST_F(Run, ShardsAddUpToTheWhole) {
 
 TEST_F(Run, FormatsAndImplementationsCanBeChosen) {
   const std::vector<float> exact = output_of(1, {"--numerics", "exact"});
-  EXPECT_LE(relative_l2(output_of(1, {"--numerics", "exact", "--force", "attend=reference", "--force", "index=reference"}), exact), 1e-6);
+  EXPECT_LE(
+      relative_l2(output_of(1, {"--numerics", "exact", "--force", "attend=reference", "--force", "index=reference"}),
+                  exact),
+      1e-6);
   const double quantised = relative_l2(
       output_of(1, {"--numerics", "exact", "--kv-format", "kv_e4m3_ue8m0", "--index-format", "index_e4m3_f32"}), exact);
   EXPECT_GT(quantised, 1e-4);
@@ -263,8 +269,8 @@ TEST_F(Run, NaNInputsOnlyReachLaterTokens) {
 
 TEST_F(Run, Fp8CheckpointsAndFoldersWithOneFileWork) {
   const std::string path = folder_.file("fp8.safetensors");
-  const Outcome outcome = run_fathom({"run", "--model", kTinyFp8, "--input", kTinyFp8 + "/expected_served.safetensors",
-                                      "--output", path, "--quiet"});
+  const Outcome outcome = run_fathom(
+      {"run", "--model", kTinyFp8, "--input", kTinyFp8 + "/expected_served.safetensors", "--output", path, "--quiet"});
   ASSERT_EQ(outcome.code, kOk) << outcome.err;
   const std::string expected = kTinyFp8 + "/expected_served.safetensors";
   EXPECT_LE(relative_l2(floats(path, "layers.0.output"), floats(expected, "layers.0.output")), 5e-2);

@@ -1,3 +1,4 @@
+// Tables, colours, progress and error sentences, without a terminal.
 #include "cli/terminal.h"
 
 #include <gtest/gtest.h>

@@ -75,6 +75,7 @@ TEST(JsonText, LimitsHold) {
   EXPECT_EQ(events_of("[12345678901234]", {3, 10}), run);
   EXPECT_EQ(events_of("[            ]", {3, 10}), run);
   EXPECT_EQ(events_of("[\"[,,,,,,,,,,,,\"]", {3, 10}), run);  // structure inside a string is none
+  EXPECT_EQ(events_of(R"(["\\\\",1,1,1,1,1,1,1,1,1])", {3, 10}), "[\"\\\\\" 1 1 1 1 1 1 1 1 1 ;");  // an escaped escape ends
 }
 
 TEST(JsonText, BrokenTextsAreRefused) {

@@ -12,6 +12,8 @@ namespace fathom::harness {
 namespace {
 
 constexpr const char* kCase = "num_tokens=4 in_dim=16 out_dim=8 x_dtype=f32 weight_dtype=f32 out_dtype=f32";
+constexpr const char* kStridedCase =
+    "num_tokens=4 in_dim=16 out_dim=8 x_dtype=f32 weight_dtype=f32 out_dtype=f32 strided=1";
 
 Status run_right(const LinearArgs& args) {
   for (std::int64_t t = 0; t < args.out.shape[0]; ++t) {
@@ -36,7 +38,7 @@ AnyPlan plan_with(const OpCase& built,
 
 struct Watch : testing::Test {
   OpCase built = make_case("linear", kCase).value();
-  OpCase strided = make_case("linear", std::string(kCase) + " strided=1").value();
+  OpCase strided = make_case("linear", kStridedCase).value();
 
   std::string fault(const OpCase& c, Status (*body)(const void*, const void*, const RunContext&)) {
     const AnyPlan plan = plan_with(c, body);

@@ -1,4 +1,4 @@
-// index and select_topk against the worked example (13.6) and the rules on visibility, ties, NaN and absent pages.
+// index against the worked example (13.6) and the rules on visibility, NaN and absent pages.
 #include "fathom/index.h"
 
 #include <gtest/gtest.h>
@@ -99,41 +99,6 @@ TEST_P(WorkedExample, SlipsAreNamed) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, WorkedExample, testing::Values("cpu", "reference"));
-
-class SelectTopk : public testing::TestWithParam<const char*> {
- protected:
-  std::vector<std::int32_t> picks(std::vector<float> scores, int topk, std::int32_t length = std::numeric_limits<std::int32_t>::max()) {
-    std::vector<std::int32_t> out(topk, 99);
-    SelectTopkArgs args{view(scores.data(), DType::f32, {1, static_cast<std::int64_t>(scores.size())}), view(&length, DType::i32, {1}),
-                        view(out.data(), DType::i32, {1, topk})};
-    const SelectTopkProblem problem{.num_scores = static_cast<std::int32_t>(scores.size()), .topk = topk};
-    EXPECT_EQ(run_with(GetParam(), problem, args), "");
-    return out;
-  }
-  using Picks = std::vector<std::int32_t>;
-};
-
-TEST_P(SelectTopk, TiesGoToTheSmallerColumn) {
-  EXPECT_EQ(picks({0, 0, 0, 0, 0}, 3), (Picks{0, 1, 2}));
-  EXPECT_EQ(picks({0, -0.0f, 1, -0.0f, 0}, 3), (Picks{0, 1, 2})) << "-0 and 0 tie";
-  EXPECT_EQ(picks({1, 5, 5, 5, 9}, 2), (Picks{1, 4}));
-}
-TEST_P(SelectTopk, NanRanksBelowEverything) {
-  EXPECT_EQ(picks({NAN, -kInfinity, -NAN, 1}, 2), (Picks{1, 3}));
-  EXPECT_EQ(picks({NAN, -kInfinity, -NAN, 1}, 3), (Picks{0, 1, 3}));
-  EXPECT_EQ(picks({NAN, NAN}, 1), (Picks{0}));
-}
-TEST_P(SelectTopk, LengthsAreClamped) {
-  EXPECT_EQ(picks({3, 2, 1}, 2, 1), (Picks{0, -1}));
-  EXPECT_EQ(picks({3, 2, 1}, 2, 0), (Picks{-1, -1}));
-  EXPECT_EQ(picks({3, 2, 1}, 2, std::numeric_limits<std::int32_t>::min()), (Picks{-1, -1}));
-  EXPECT_EQ(picks({3, 2, 1}, 4), (Picks{0, 1, 2, -1}));
-}
-TEST_P(SelectTopk, ExtremesOfTheNumberLine) {
-  EXPECT_EQ(picks({-kInfinity, kInfinity, -1e-45f, 1e-45f, 3.4e38f}, 3), (Picks{1, 3, 4}));
-}
-
-INSTANTIATE_TEST_SUITE_P(Cpu, SelectTopk, testing::Values("cpu", "reference"));
 
 }  // namespace
 }  // namespace fathom

@@ -37,7 +37,7 @@ class Layer : public testing::TestWithParam<std::tuple<int, Numerics>> {
 TEST_P(Layer, EverySplitIntoChunksGivesTheSameBits) {
   Session whole(tiny);
   prefill(whole, 0);
-  for (const std::vector<std::int64_t>& chunks : {std::vector<std::int64_t>(kTokens, 1), {7, 1, 1, 1, 40}, {3, 20, 27}, {49, 1}, {0, 50}}) {
+  for (const std::vector<std::int64_t>& chunks : {std::vector<std::int64_t>(kTokens, 1), {7, 1, 1, 1, 40}, {3, 20, 27}, {49, 1}}) {
     Session split(tiny);
     const int sequence = split.add();
     for (const std::int64_t count : chunks) split.step({{sequence, 0, count}});

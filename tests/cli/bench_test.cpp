@@ -1,0 +1,67 @@
+// `fathom bench`: its lines are whole and say what was run. No time is asserted.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "program_outcome.h"
+
+namespace fathom::cli {
+namespace {
+
+constexpr const char* kCase = "num_tokens=1 in_dim=64 out_dim=64";
+
+TEST(Bench, WritesOneJsonObjectALine) {
+  const TempFolder folder;
+  const std::string path = folder.file("results.jsonl");
+  for (int i = 0; i < 2; ++i) {
+    const Outcome outcome = run_fathom({"bench", "linear", kCase, "--repeat", "5", "--threads", "1", "--json", path});
+    ASSERT_EQ(outcome.code, kOk) << outcome.err;
+    EXPECT_NE(outcome.out.find("GFLOP/s"), std::string::npos) << outcome.out;
+  }
+  std::ifstream file(path);
+  std::string line;
+  int lines = 0;
+  while (std::getline(file, line)) {
+    ++lines;
+    const auto json = nlohmann::json::parse(line);
+    EXPECT_EQ(json["op"], "linear");
+    EXPECT_EQ(json["case"], kCase);
+    EXPECT_EQ(json["threads"], 1);
+    EXPECT_EQ(json["operations"], 2.0 * 64 * 64);
+    EXPECT_GT(json["seconds"]["median"].get<double>(), 0);
+    EXPECT_GT(json["roof_bytes_per_second"]["median"].get<double>(), 0);
+    EXPECT_GT(json["roof_operations_per_second"]["median"].get<double>(), 0);
+  }
+  EXPECT_EQ(lines, 2);
+}
+
+TEST(Bench, RunsTheForcedImplementation) {
+  const Outcome outcome =
+      run_fathom({"bench", "linear", kCase, "--repeat", "5", "--threads", "1", "--force", "linear=reference"});
+  ASSERT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_TRUE(outcome.out.starts_with("linear reference")) << outcome.out;
+}
+
+TEST(Bench, RefusesWhatItCannotRun) {
+  EXPECT_EQ(run_fathom({"bench", "linear", "in_dim=0"}).code, kFailed);
+  EXPECT_EQ(run_fathom({"bench", "linear", kCase, "--force", "linear=no_such"}).code, kFailed);
+  EXPECT_EQ(run_fathom({"bench", "linear", kCase, "--json", "/nowhere/results.jsonl"}).code, kFailed);
+  EXPECT_EQ(run_fathom({"bench", "linear", "--cases", "/nowhere"}).code, kFailed);
+  const std::vector<std::vector<std::string>> lines = {
+      {"bench", "no_such_op"},
+      {"bench", "linear", kCase, "--repeat", "1"},
+      {"bench", "linear", kCase, "--force", "linear"},
+      {"bench", "--model-layer", "v5"},
+      {"bench", "linear", "--model-layer", "v4-flash"},
+      {"bench", "--layer", "csa"},
+  };
+  for (const auto& line : lines) {
+    const Outcome outcome = run_fathom(line);
+    EXPECT_EQ(outcome.code, kUsage) << testing::PrintToString(line);
+    EXPECT_TRUE(is_one_sentence(outcome.err)) << outcome.err;
+  }
+}
+
+}  // namespace
+}  // namespace fathom::cli
