@@ -9,7 +9,7 @@
 
 #include "cli/bench_layer.h"
 #include "cli/commands.h"
-#include "cli/forced.h"
+#include "cli/options.h"
 #include "cli/terminal.h"
 #include "harness/case_file.h"
 #include "harness/measure.h"
@@ -18,8 +18,9 @@ namespace fathom::cli {
 namespace {
 
 struct BenchOptions {
-  std::string op, text, cases = harness::default_cases_folder(), set = "model", json;
-  std::vector<std::string> force;
+  std::string op, cases = harness::default_cases_folder(), set = "model", json;
+  std::optional<std::string> text;  ///< "" is a case too: all defaults
+  harness::Forced forced;
   int repeat = 7, threads = 0;
   std::string model_layer, layer = "csa";
   std::int64_t tokens = 256;
@@ -72,8 +73,8 @@ void print_measurement(const harness::Measurement& m) {
 /// The cases to time, with their op.
 Result<std::vector<std::pair<std::string, std::string>>> chosen_cases(const BenchOptions& options) {
   std::vector<std::pair<std::string, std::string>> chosen;
-  if (!options.text.empty()) {
-    chosen.emplace_back(options.op, options.text);
+  if (options.text) {
+    chosen.emplace_back(options.op, *options.text);
     return chosen;
   }
   for (const OpSpec* op : op_table()) {
@@ -85,14 +86,6 @@ Result<std::vector<std::pair<std::string, std::string>>> chosen_cases(const Benc
 }
 
 int bench_cases(const BenchOptions& options) {
-  if (!options.op.empty() && find_op(options.op) == nullptr) {
-    print_error(fmt::format("bench: there is no op \"{}\"", options.op));
-    return kUsage;
-  }
-  if (const auto forced = parse_force(options.force); !forced.ok()) {
-    print_error(forced.status().text());
-    return kUsage;
-  }
   const auto chosen = chosen_cases(options);
   if (!chosen.ok()) return fail(chosen.status());
   const auto device = Device::cpu(options.threads);
@@ -108,7 +101,7 @@ int bench_cases(const BenchOptions& options) {
   harness::RoofMeter roof(device->num_threads());
   harness::MeasureOptions measure_options;
   measure_options.alternations = options.repeat;
-  measure_options.implementation = joined_force(options.force);
+  measure_options.implementation = harness::force_text(options.forced);
   for (const auto& [op, text] : chosen.value()) {
     const auto measurement = harness::measure(op, text, device.value(), roof, measure_options);
     if (!measurement.ok()) return fail(measurement.status());
@@ -128,7 +121,7 @@ int run_bench(const BenchOptions& options) {
   layer.kind = options.layer == "csa" ? LayerKind::csa : options.layer == "hca" ? LayerKind::hca : LayerKind::window;
   layer.tokens = options.tokens;
   layer.threads = options.threads;
-  layer.force = joined_force(options.force);
+  layer.force = harness::force_text(options.forced);
   return bench_layer(layer);
 }
 
@@ -138,20 +131,24 @@ void add_bench(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<BenchOptions>();
   CLI::App* verb =
       app.add_subcommand("bench", "Time ops beside the machine's measured roof, or a layer stage by stage");
-  auto* op = verb->add_option("op", options->op, "Only this op");
-  auto* text =
-      verb->add_option("case", options->text, "One case, for example \"num_tokens=1 num_heads=64\"")->needs(op);
-  auto* cases = verb->add_option("--cases", options->cases, "Folder of case files")->excludes(text);
+  auto* op = verb->add_option("op", options->op, "Only this op")->check(op_name());
+  const auto read_text = [options](const std::string& text) { options->text = text; };
+  auto* text = verb->add_option_function<std::string>("case", read_text,
+                                                      "One case, for example \"num_tokens=1 num_heads=64\"")
+                   ->needs(op);
+  auto* cases =
+      verb->add_option("--cases", options->cases, "Folder of case files")->check(not_empty())->excludes(text);
   auto* set = verb->add_option("--set", options->set, "Which file of each op")
                   ->check(CLI::IsMember({"smoke", "ci", "model"}))
                   ->excludes(text)
                   ->capture_default_str();
-  auto* json = verb->add_option("--json", options->json, "Append one JSON object a line to this file");
+  auto* json = verb->add_option("--json", options->json, "Append one JSON object a line to this file")
+                   ->check(not_empty());
   auto* repeat = verb->add_option("--repeat", options->repeat, "Turns of roof and op")
                      ->check(CLI::Range(5, 1000))
                      ->capture_default_str();
-  verb->add_option("--force", options->force, "OP=IMPL: run this implementation of the op")->expected(1)->take_all();
-  verb->add_option("--threads", options->threads, "Threads; 0 takes all")->check(CLI::Range(0, 4096));
+  add_force(*verb, options->forced, "run this implementation of the op");
+  add_threads(*verb, options->threads);
   auto* model_layer =
       verb->add_option("--model-layer", options->model_layer, "Time one layer of this preset stage by stage instead")
           ->check(CLI::IsMember({"v4-flash", "v4-pro"}));

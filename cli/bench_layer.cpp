@@ -20,18 +20,6 @@ namespace {
 
 constexpr std::uint64_t kWeightSeed = 1, kHiddenSeed = 2;
 
-/// The name given for `op` in "attend=reference index=cpu", or nothing.
-std::string forced_for(std::string_view force, std::string_view op) {
-  for (std::size_t at = 0; at < force.size();) {
-    const std::size_t end = std::min(force.find(' ', at), force.size());
-    const std::string_view item = force.substr(at, end - at);
-    at = end + 1;
-    if (item.size() > op.size() && item.starts_with(op) && item[op.size()] == '=')
-      return std::string(item.substr(op.size() + 1));
-  }
-  return {};
-}
-
 /// Results of the stages of one step: what one stage writes and a later one reads.
 struct StageBuffers {
   std::vector<bf16> q_latent, q, attn_out, out;
@@ -98,8 +86,7 @@ class Stages {
   Status add(const char* title, const char* op, const Problem& problem, MakeArgs&& args) {
     Stage stage;
     stage.title = title;
-    const std::string forced = forced_for(force_, op);
-    FATHOM_ASSIGN(stage.plan, plan_problem(*find_op(op), &problem, device_, {.implementation = forced}));
+    FATHOM_ASSIGN(stage.plan, plan_problem(*find_op(op), &problem, device_, {.implementation = force_}));
     FATHOM_ASSIGN(stage.workspace, PlanWorkspace::create(stage.plan));
     stage.args = [args](const StepViews& step, StageBuffers& buffers) { return views_of(args(step, buffers)); };
     stages_.push_back(std::move(stage));

@@ -13,6 +13,7 @@
 #include "cli/cache_map.h"
 #include "cli/commands.h"
 #include "cli/machine.h"
+#include "cli/options.h"
 #include "cli/terminal.h"
 #include "fathom/c/fathom.h"
 #include "fathom/fathom.h"
@@ -24,7 +25,7 @@ using Json = nlohmann::ordered_json;
 
 struct InfoOptions {
   std::string subject;  ///< an op, "cache", or nothing: the machine
-  std::string problem;
+  std::optional<std::string> problem;  ///< "" is a problem too: all defaults
   bool json = false;
 };
 
@@ -72,7 +73,7 @@ Status print_op_json(const OpSpec& op) {
 std::string bounds_text(const ProblemField& field) {
   const auto words = field_words(field);
   if (!words.empty()) return fmt::format("{}", fmt::join(words, " | "));
-  if (field.kind == FieldKind::real) return "a finite number";
+  if (field.kind == FieldKind::real && field.most == field.least) return "a finite number";
   return fmt::format("{} to {}{}", field.least, field.most,
                      field.kind == FieldKind::capacity ? ", a run may bring fewer" : "");
 }
@@ -182,13 +183,7 @@ Status info(const InfoOptions& options) {
   }
   if (options.subject == "cache") return print_formats(options.json);
   const OpSpec* op = find_op(options.subject);
-  if (op == nullptr) {
-    std::string names;
-    for (const OpSpec* known : op_table()) names += std::string(known->name) + ", ";
-    return Status::invalid("info: \"%s\" is not an op; expected one of %scache", options.subject.substr(0, 64).c_str(),
-                           names.c_str());
-  }
-  if (!options.problem.empty()) return print_candidates(*op, options.problem, options.json);
+  if (options.problem) return print_candidates(*op, *options.problem, options.json);
   if (options.json) return print_op_json(*op);
   print_op(*op);
   return {};
@@ -199,9 +194,11 @@ Status info(const InfoOptions& options) {
 void add_info(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<InfoOptions>();
   CLI::App* verb = app.add_subcommand("info", "Show the machine, an op's contract, or who takes a problem");
-  verb->add_option("op", options->subject, "An op, or \"cache\" for the row formats; nothing: the machine and all ops");
-  verb->add_option("problem", options->problem,
-                   "Problem text: which implementation takes it, and why the others refuse");
+  verb->add_option("op", options->subject, "An op, or \"cache\" for the row formats; nothing: the machine and all ops")
+      ->check(op_name({"cache"}));
+  verb->add_option_function<std::string>(
+      "problem", [options](const std::string& text) { options->problem = text; },
+      "Problem text: which implementation takes it, and why the others refuse");
   verb->add_flag("--json", options->json, "Print JSON");
   verb->callback([options, &exit_code] {
     const Status status = info(*options);

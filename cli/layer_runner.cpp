@@ -51,17 +51,12 @@ class StepRows {
   std::vector<std::byte> bytes_;
 };
 
-TensorView rows_from(TensorView tensor, std::int64_t first, std::int64_t count) noexcept {
-  tensor.data = static_cast<std::byte*>(tensor.data) + bytes_of(tensor.dtype, first * tensor.strides[0]);
-  return first_rows(tensor, count);
-}
-
 Status run_step(const Stepper& stepper, Sequence& sequence, std::int64_t first, std::int64_t count) {
   const LayerProblem& problem = stepper.plan.problem();
   FATHOM_ASSIGN(const Batch batch, sequence.pool.begin_step(std::span(&sequence.number, 1), std::span(&count, 1)));
   StepRows out(problem.out_dtype, count, problem.hidden_size);
   LayerArgs args;
-  args.x = rows_from(sequence.x, first, count);
+  args.x = rows_of(sequence.x, first, count);
   args.rope_table = sequence.rope_table;
   args.weights = sequence.weights.weights;
   args.caches = sequence.pool.caches(0);

@@ -1,17 +1,13 @@
 // Opening model folders, reading tensors from them with clear refusals, writing text.
 #include "cli/model_files.h"
 
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <filesystem>
 
 namespace fathom::cli {
 namespace {
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string text = "[";
-  for (const std::int64_t extent : shape) text += (text.size() == 1 ? "" : ", ") + std::to_string(extent);
-  return text + "]";
-}
 
 std::vector<float> widened(const TensorView& tensor) {
   std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
@@ -43,7 +39,7 @@ Result<HiddenStates> read_hidden(const Checkpoint& file, std::string_view name, 
   }
   if (described.shape.size() != 2 || described.shape[1] != hidden_size) {
     return Status::invalid("input: %s has shape %s, expected [T, %d]", described.name.c_str(),
-                           shape_text(described.shape).c_str(), hidden_size);
+                           fmt::format("[{}]", fmt::join(described.shape, ", ")).c_str(), hidden_size);
   }
   FATHOM_ASSIGN(const FileTensor stored, file.tensor(name));
   FATHOM_ASSIGN(const TensorView tensor, tensor_view(stored));

@@ -4,10 +4,12 @@
 
 #include <fmt/core.h>
 
+#include <cstdio>
 #include <exception>
 #include <new>
 
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "cli/terminal.h"
 
 namespace fathom::cli {
@@ -18,8 +20,8 @@ constexpr const char* kAbout = "Fathom: the DeepSeek-V4 attention layer (window,
 int parse_and_run(int argc, const char* const* argv) {
   CLI::App app{kAbout, "fathom"};
   app.set_version_flag("--version", "fathom " FATHOM_VERSION, "Print the version and stop");
-  app.require_subcommand(1);
   int exit_code = kOk;
+  need_subcommand(app, exit_code);
   add_run(app, exit_code);
   add_check(app, exit_code);
   add_bench(app, exit_code);
@@ -40,7 +42,10 @@ int parse_and_run(int argc, const char* const* argv) {
 
 int run_program(int argc, const char* const* argv) {
   try {
-    return parse_and_run(argc, argv);
+    const int exit_code = parse_and_run(argc, argv);
+    // A full disk or a closed pipe shows here at the latest; results that nobody got are no success.
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+    print_error("standard output cannot be written");
   } catch (const std::bad_alloc&) {
     print_error("out of memory");
   } catch (const std::exception& error) {

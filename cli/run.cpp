@@ -6,12 +6,13 @@
 
 #include <chrono>
 #include <filesystem>
+#include <limits>
 
 #include "cli/cache_map.h"
 #include "cli/commands.h"
-#include "cli/forced.h"
 #include "cli/layer_runner.h"
 #include "cli/model_files.h"
+#include "cli/options.h"
 #include "cli/terminal.h"
 
 namespace fathom::cli {
@@ -21,7 +22,7 @@ struct RunOptions {
   std::string model, input, input_name, output;
   std::optional<int> layer;
   std::string numerics = "served", kv_format, index_format;
-  std::vector<std::string> force;
+  harness::Forced forced;
   int threads = 0, rank = 0, world = 1;
   bool quiet = false;
   LayerRunOptions layer_options;
@@ -34,7 +35,11 @@ std::string input_tensor(const RunOptions& options, const Checkpoint& input, int
 }
 
 /// So that a long run does not end in a file that cannot be written.
-Status check_output_folder(const std::string& path) {
+Status check_output(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    return Status::invalid("output: \"%s\" is a folder, expected a file", path.c_str());
+  }
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   const std::string name = folder.empty() ? "." : folder.string();
   if (access(name.c_str(), W_OK) != 0) {
@@ -54,8 +59,8 @@ class Run {
     } else {
       for (int i = 0; i < model_.config.num_attention_layers(); ++i) FATHOM_TRY(one(i, fmt::format("layers.{}.", i)));
     }
-    writer_.set_metadata("fathom", FATHOM_VERSION);
-    writer_.set_metadata("numerics", options_.numerics);
+    FATHOM_TRY(writer_.set_metadata("fathom", FATHOM_VERSION));
+    FATHOM_TRY(writer_.set_metadata("numerics", options_.numerics));
     FATHOM_TRY(writer_.write(options_.output));
     say(fmt::format("wrote {} ({} tensor{})", options_.output, written_, written_ == 1 ? "" : "s"));
     return {};
@@ -81,7 +86,7 @@ class Run {
     const std::string split =
         fmt::format("prefill {} then decode {} one at a time", prefill, hidden.num_tokens - prefill);
     say(fmt::format("{}: {} layer, {}, {:.2f} s", config.name, name_of(config.kind()), split, seconds));
-    writer_.set_metadata(fmt::format("layers.{}", index), split);
+    FATHOM_TRY(writer_.set_metadata(fmt::format("layers.{}", index), split));
     return collect(config, result, prefix);
   }
 
@@ -130,15 +135,14 @@ class Run {
 Status run(RunOptions options) {
   LayerRunOptions& layer_options = options.layer_options;
   layer_options.numerics = options.numerics == "exact" ? Numerics::exact : Numerics::served;
-  FATHOM_TRY(parse_force(options.force).status());
-  layer_options.force = joined_force(options.force);
+  layer_options.force = harness::force_text(options.forced);
   if (!options.kv_format.empty()) {
     FATHOM_ASSIGN(layer_options.kv_format, cache_format_called(options.kv_format));
   }
   if (!options.index_format.empty()) {
     FATHOM_ASSIGN(layer_options.index_format, cache_format_called(options.index_format));
   }
-  FATHOM_TRY(check_output_folder(options.output));
+  FATHOM_TRY(check_output(options.output));
   FATHOM_ASSIGN(Device device, Device::cpu(options.threads));
   FATHOM_ASSIGN(Model model, open_model(options.model));
   FATHOM_ASSIGN(Checkpoint input, Checkpoint::open(options.input));
@@ -151,15 +155,19 @@ void add_run(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<RunOptions>();
   LayerRunOptions& layer = options->layer_options;
   CLI::App* verb = app.add_subcommand("run", "Compute attention layers of a checkpoint over hidden states");
-  verb->add_option("--model", options->model, "Folder with config.json and *.safetensors")->required();
-  verb->add_option("--layer", options->layer, "Layer, counted as in compress_ratios (MTP last); default: every layer")
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--input", options->input, "Safetensors file with the normed hidden states, f32 or bf16 [T, D]")
+  verb->add_option("--model", options->model, "Folder with config.json and *.safetensors")
+      ->check(not_empty())
       ->required();
-  verb->add_option("--input-name", options->input_name, "Tensor in it; default: layers.N.hidden, else hidden");
-  verb->add_option("--output", options->output, "Safetensors file to write")->required();
+  verb->add_option("--layer", options->layer, "Layer, counted as in compress_ratios (MTP last); default: every layer")
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
+  verb->add_option("--input", options->input, "Safetensors file with the normed hidden states, f32 or bf16 [T, D]")
+      ->check(not_empty())
+      ->required();
+  verb->add_option("--input-name", options->input_name, "Tensor in it; default: layers.N.hidden, else hidden")
+      ->check(not_empty());
+  verb->add_option("--output", options->output, "Safetensors file to write")->check(not_empty())->required();
   verb->add_option("--prefill", layer.prefill, "Tokens to prefill, the rest is decoded one at a time; default: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(std::int64_t{0}, kMaxTokens));
   verb->add_option("--chunk", layer.chunk,
                    fmt::format("Tokens of a prefill step; default: all in one, but at most {}", kDefaultChunk))
       ->check(CLI::Range(std::int64_t{1}, kMaxTokens));
@@ -172,17 +180,15 @@ void add_run(CLI::App& app, int& exit_code) {
   verb->add_option("--page-size", layer.page_size, "Rows of a page in every cache; 0: the default of each")
       ->check(CLI::Range(std::int64_t{0}, kMaxPageSize));
   verb->add_option("--page-order-seed", layer.page_order_seed, "Hand pages out in a seeded random order; 0: in order");
-  verb->add_option("--threads", options->threads, "Threads; 0: all")->check(CLI::NonNegativeNumber);
-  verb->add_option("--force", options->force, "OP=IMPL: take this implementation (repeatable)")
-      ->expected(1)
-      ->take_all();
+  add_threads(*verb, options->threads);
+  add_force(*verb, options->forced, "take this implementation (repeatable)");
   verb->add_option("--kv-format", options->kv_format, "Row format of window and entries")
       ->check(CLI::IsMember({"kv_f32", "kv_bf16", "kv_e4m3_ue8m0"}));
   verb->add_option("--index-format", options->index_format, "Row format of index keys")
       ->check(CLI::IsMember({"index_f32", "index_e4m3_f32", "index_e2m1_ue8m0"}));
   verb->add_option("--rank", options->rank, "With --world: the shard; output is then its f32 partial sum")
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--world", options->world, "Number of shards")->check(CLI::PositiveNumber);
+      ->check(CLI::Range(std::int64_t{0}, kMaxHeads - 1));
+  verb->add_option("--world", options->world, "Number of shards")->check(CLI::Range(std::int64_t{1}, kMaxHeads));
   verb->callback([options, &exit_code] {
     const Status status = run(*options);
     exit_code = status.ok() ? kOk : fail(status);

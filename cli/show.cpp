@@ -8,6 +8,7 @@
 #include "cli/cache_map.h"
 #include "cli/commands.h"
 #include "cli/model_files.h"
+#include "cli/options.h"
 #include "cli/pattern.h"
 #include "cli/terminal.h"
 
@@ -43,7 +44,7 @@ void add_pattern(CLI::App& verb, int& exit_code) {
   subject->add_option("--tokens", pattern.tokens, "Queries")->check(CLI::Range(1, 1024))->capture_default_str();
   subject->add_option("--topk", options->topk, "Entries picked; 0: all visible; default: 4 with ratio 4, else 0")
       ->check(CLI::Range(0, 1024));
-  subject->add_option("--svg", options->svg, "Write a drawing instead of text");
+  subject->add_option("--svg", options->svg, "Write a drawing instead of text")->check(not_empty());
   subject->callback([options, &exit_code] {
     constexpr int kCsaRatio = 4, kExampleTopk = 4;
     options->pattern.topk = options->topk.value_or(options->pattern.ratio == kCsaRatio ? kExampleTopk : 0);
@@ -67,8 +68,9 @@ void add_cache(CLI::App& verb, int& exit_code) {
   subject->add_option("--page-size", options->page_size, "Rows of a page")
       ->check(CLI::Range(std::int64_t{1}, kMaxPageSize))
       ->capture_default_str();
-  subject->add_option("--dim", options->dim, "Elements of a row; 0: the model's")->check(CLI::NonNegativeNumber);
-  subject->add_option("--svg", options->svg, "Write a drawing instead of text");
+  subject->add_option("--dim", options->dim, "Elements of a row; 0: the model's")
+      ->check(CLI::Range(std::int64_t{0}, kMaxDim));
+  subject->add_option("--svg", options->svg, "Write a drawing instead of text")->check(not_empty());
   subject->callback([options, &exit_code] {
     const auto picture = [&]() -> Status {
       FATHOM_ASSIGN(const CacheFormat format, cache_format_called(options->format));
@@ -85,7 +87,7 @@ void add_cache(CLI::App& verb, int& exit_code) {
 
 void add_show(CLI::App& app, int& exit_code) {
   CLI::App* verb = app.add_subcommand("show", "Draw an attention pattern or a cache page, as text or SVG");
-  verb->require_subcommand(1);
+  need_subcommand(*verb, exit_code);
   add_pattern(*verb, exit_code);
   add_cache(*verb, exit_code);
 }

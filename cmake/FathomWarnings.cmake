@@ -14,3 +14,19 @@ function(fathom_target name)
   endif()
 endfunction()
 option(FATHOM_WERROR "Treat warnings as errors" OFF)
+
+# fathom_precompile(NAME): parses the standard headers that nearly every file reads once for the target. It saves a quarter
+# of the build; the sanitizer presets leave it out, so that a file which forgets an include is found there.
+option(FATHOM_PRECOMPILE "Precompile standard headers" ON)
+function(fathom_precompile name)
+  if(FATHOM_PRECOMPILE)
+    target_precompile_headers(${name} PRIVATE
+      <algorithm> <array> <memory> <optional> <span> <string> <string_view> <vector>)
+    # g++ 12 forgets that precompiled headers are the system's, and shows its false alarms about std::string in them. The
+    # builds without precompiled headers keep these warnings.
+    if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+      target_compile_options(${name} PRIVATE
+        "$<$<COMPILE_LANGUAGE:CXX>:-Wno-stringop-overflow;-Wno-array-bounds>")
+    endif()
+  endif()
+endfunction()

@@ -4,17 +4,21 @@
 #include <algorithm>
 
 namespace fathom::harness {
+
+std::string force_text(const Forced& forced) {
+  std::string text;
+  for (const auto& [op, name] : forced) text += (text.empty() ? "" : " ") + op + "=" + name;
+  return text;
+}
+
 namespace {
 
 constexpr const char* kReference = "reference";
 
 /// PlanOptions::implementation that runs `implementation` of `op`, and the others as forced.
-std::string force_text(std::string_view op, std::string_view implementation, const Forced& forced) {
-  std::string text = std::string(op) + "=" + std::string(implementation);
-  for (const auto& [other, name] : forced) {
-    if (other != op) text += " " + other + "=" + name;
-  }
-  return text;
+std::string force_with(std::string_view op, std::string_view implementation, Forced forced) {
+  forced.insert_or_assign(std::string(op), std::string(implementation));
+  return force_text(forced);
 }
 
 /// Every op's reference.
@@ -39,7 +43,7 @@ bool contains(const std::vector<std::string>& names, std::string_view name) {
 /// The plan with `implementation` forced, and proof that it is the one.
 Result<AnyPlan> forced_plan(const OpCase& built, const Device& device, const std::string& implementation,
                             const Forced& forced) {
-  const std::string text = force_text(built.op->name, implementation, forced);
+  const std::string text = force_with(built.op->name, implementation, forced);
   FATHOM_ASSIGN(AnyPlan plan, plan_problem(*built.op, built.problem.data(), device, {text}));
   if (implementation != plan.implementation()) {
     return Status::invalid("%s: %s was forced, the plan holds %s", built.op->name, implementation.c_str(),
@@ -69,8 +73,9 @@ WatchedRun sound_run(const OpCase& built, const AnyPlan& plan, bool all_outputs)
 /// The command that runs the case again with this implementation.
 std::string replay(std::string_view op, const std::string& text, const std::string& implementation,
                    const Forced& forced) {
-  std::string command =
-      "fathom check " + std::string(op) + " \"" + text + "\" --force " + std::string(op) + "=" + implementation;
+  std::string command = "fathom check " + std::string(op) + " \"" + text + "\"";
+  // The reference runs first whatever is forced, and an op that composes others has none to force.
+  if (implementation != kReference) command += " --force " + std::string(op) + "=" + implementation;
   for (const auto& [other, name] : forced) {
     if (other != op) command += " --force " + other + "=" + name;
   }
@@ -85,9 +90,7 @@ Verdict failed(const std::string& implementation, std::string text) {
 
 Result<std::vector<std::string>> implementations_of(std::string_view op, std::string_view text, const Device& device) {
   FATHOM_ASSIGN(const OpCase built, make_case(op, text));
-  FATHOM_ASSIGN(std::vector<std::string> names, listed(built, device));
-  if (!contains(names, kReference)) names.emplace_back(kReference);
-  return names;
+  return listed(built, device);
 }
 
 std::vector<Verdict> check_case(std::string_view op, std::string_view text, const Device& device,
@@ -122,8 +125,12 @@ std::vector<Verdict> check_case(std::string_view op, std::string_view text, cons
     const Outcome outcome = failure.empty() ? Outcome::agrees : Outcome::fails;
     verdicts.push_back({name, outcome, std::move(failure), std::move(comparison)});
   }
-  if (wanted(kReference)) verdicts.push_back({kReference, Outcome::agrees, {}, {}});
-  if (verdicts.empty()) verdicts.push_back(failed(only->second, std::string(op) + " has no such implementation"));
+  const bool has_reference = contains(names.value(), kReference);
+  if (only == forced.end() || (has_reference && only->second == kReference))
+    verdicts.push_back({kReference, Outcome::sound, {}, {}});
+  if (verdicts.empty()) {
+    verdicts.push_back(failed(only->second, std::string(op) + " has no implementation \"" + only->second + "\""));
+  }
   return verdicts;
 }
 
@@ -135,8 +142,9 @@ std::vector<Tally> check_cases(std::string_view op, const std::vector<std::strin
       auto tally = std::find_if(tallies.begin(), tallies.end(),
                                 [&](const Tally& t) { return t.implementation == verdict.implementation; });
       if (tally == tallies.end())
-        tally = tallies.insert(tallies.end(), {std::string(op), verdict.implementation, 0, 0, 0, {}, 0});
+        tally = tallies.insert(tallies.end(), {std::string(op), verdict.implementation, 0, 0, 0, 0, {}, 0});
       std::int64_t& count = verdict.outcome == Outcome::agrees    ? tally->agreeing
+                            : verdict.outcome == Outcome::sound   ? tally->sound
                             : verdict.outcome == Outcome::refuses ? tally->refused
                                                                   : tally->failed;
       ++count;

@@ -11,29 +11,33 @@
 
 namespace fathom::harness {
 
-enum class Outcome : std::uint8_t { agrees, refuses, fails };
+/// `sound` is said of a reference alone: its run was watched, but there is nothing that it could be compared with.
+enum class Outcome : std::uint8_t { agrees, sound, refuses, fails };
 constexpr const char* name_of(Outcome outcome) noexcept {
-  return outcome == Outcome::agrees ? "ok" : outcome == Outcome::refuses ? "refused" : "FAILED";
+  constexpr const char* kNames[] = {"ok", "sound", "refused", "FAILED"};
+  return kNames[static_cast<int>(outcome)];
 }
 
 struct Verdict {
   std::string implementation;
   Outcome outcome = Outcome::fails;
-  std::string text;       ///< why it refuses or what failed; empty if it agrees
+  std::string text;       ///< why it refuses or what failed; empty if it agrees or is sound
   Comparison comparison;  ///< filled in where both runs were sound
 };
 
 /// The words of --force, by op. An op that is not named runs all its implementations, each with the stages below it as
 /// named here ("attend=reference" for a layer).
 using Forced = std::map<std::string, std::string, std::less<>>;
+/// As PlanOptions::implementation takes them: "attend=reference linear=cpu".
+std::string force_text(const Forced& forced);
 
-/// Names of the implementations that the case's op has on the device, best first; those that refuse it included. The
-/// last is "reference": of an op that only composes others, all of their references composed.
+/// Names of the implementations that the case's op has on the device, best first; those that refuse it included.
 Result<std::vector<std::string>> implementations_of(std::string_view op, std::string_view text, const Device& device);
 
 /// Runs the case with all (or the forced) implementations, twice each with different poisons, which must give equal
-/// bits, and compares each with the reference, which is held to the same rules. One verdict for each implementation. A
-/// case that cannot be built, or a reference that fails, is a failed verdict of "reference".
+/// bits, and compares each with the reference, which is held to the same rules; an op that only composes others has
+/// all of their references composed. One verdict for each implementation, the reference's last. A case that cannot be
+/// built, or a reference that fails, is a failed verdict of "reference".
 std::vector<Verdict> check_case(std::string_view op, std::string_view text, const Device& device,
                                 const Forced& forced = {});
 
@@ -41,12 +45,14 @@ std::vector<Verdict> check_case(std::string_view op, std::string_view text, cons
 struct Tally {
   std::string op;
   std::string implementation;
-  std::int64_t agreeing = 0, refused = 0, failed = 0;
+  std::int64_t agreeing = 0, sound = 0, refused = 0, failed = 0;
   std::vector<std::string> failures;  ///< what went wrong, then the command that shows it again
   double worst_l2 = 0;                ///< of all float arguments
 
+  /// Runs that were held against the reference.
+  std::int64_t compared() const noexcept { return agreeing + failed; }
   /// An implementation that refuses every case has not been checked at all.
-  bool ok() const noexcept { return failed == 0 && agreeing > 0; }
+  bool ok() const noexcept { return failed == 0 && agreeing + sound > 0; }
 };
 
 /// check_case over all cases; one tally for each implementation that was run.

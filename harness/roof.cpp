@@ -21,15 +21,17 @@ constexpr std::int64_t kRounds = 2'000'000;
 /// Seconds that body(thread) takes on all threads at once.
 double timed(int num_threads, const std::function<void(int)>& body) {
   const auto start = std::chrono::steady_clock::now();
-  std::vector<std::thread> threads;
-  for (int i = 1; i < num_threads; ++i) threads.emplace_back(body, i);
-  body(0);
-  for (std::thread& thread : threads) thread.join();
+  {
+    // They join where a further one cannot be made, too.
+    std::vector<std::jthread> threads;
+    for (int i = 1; i < num_threads; ++i) threads.emplace_back(body, i);
+    body(0);
+  }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// What the loops compute goes here, so that no compiler can leave them out.
-volatile float observed;
+/// What the loops compute goes here, so that no compiler can leave them out; each thread has its own.
+thread_local volatile float observed;
 
 // Each loop keeps as many chains as hide the latency of a multiply-add (4 cycles, two a cycle) and returns its
 // operations.

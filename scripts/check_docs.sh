@@ -23,12 +23,18 @@ fi
 
 pages=$(find . -maxdepth 1 -name '*.md' && find docs -name '*.md')
 
-# Every `./run fathom` line inside a ```sh block of README and guide must run as it stands, in a folder of its own that
+# Every `./run fathom` command inside a ```sh block of README and guide must run as it stands, in a folder of its own that
 # sees the tree. `# fails` at its end marks a command that shows an error.
 mkdir "$temporary/commands"
 for entry in tests cases docs; do [ ! -e "$root/$entry" ] || ln -s "$root/$entry" "$temporary/commands/$entry"; done
 # shellcheck disable=SC2086  # a list of pages
-awk '/^```/ { inside = /^```sh/ } inside && /^(\$ )?\.\/run fathom / { sub(/^\$ /, ""); sub(/^\.\/run fathom /, ""); print }' \
+awk '
+  /^```/ { inside = /^```sh/; whole = ""; next }
+  !inside { next }
+  { whole = whole $0 }
+  sub(/\\$/, "", whole) { next }  # the command goes on
+  { line = whole; whole = ""; sub(/^\$ /, "", line) }
+  sub(/^\.\/run fathom /, "", line) { print line }' \
   README.md $(find docs/guide -name '*.md' | sort) >"$temporary/list"
 cd "$temporary/commands"
 while IFS= read -r command; do

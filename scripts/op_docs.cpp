@@ -20,7 +20,7 @@ std::string cell(std::string_view text) {
 }
 
 std::string allowed(const ProblemField& field) {
-  if (field.kind == FieldKind::real) return "finite";
+  if (field.kind == FieldKind::real && field.most == field.least) return "finite";
   const auto words = field_words(field);
   if (words.empty()) return std::to_string(field.least) + " to " + std::to_string(field.most);
   std::string out;

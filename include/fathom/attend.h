@@ -81,7 +81,10 @@ using AttendPlan = Plan<AttendProblem>;
 
 /// l_i = (q . row_i) * softmax_scale;  lse = ln(sum exp(l_i));  out = sum exp(l_i) row_i[:value_dim] / (sum exp(l_i) + exp(sink))
 /// over the rows of both sets together. A row that stands in both sets, or twice in a list, counts twice.
-/// A query that sees nothing: out = 0, lse = max_logits = -inf. attn_sink = -inf: no effect; +inf: out = 0.
+/// With bf16 q an implementation may round the probabilities to bf16 or f16. A range of more than width rows keeps the
+/// first width of them: give the widest range any query has.
+/// A query that sees nothing, or only rows whose logit is -inf: out = 0, lse = max_logits = -inf.
+/// attn_sink = -inf: no effect; +inf: out = 0.
 /// Slots outside the cache, and ranges past the block table, are absent and never read, so what lies there (NaN
 /// included) cannot reach the output.
 /// Errors  invalid_argument: shape, dtype or device differs from the table; a row set's arguments do not fit its kind.

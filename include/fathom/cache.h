@@ -1,7 +1,9 @@
 // Caches: how rows lie in pages, and the pool that hands pages out.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 
 #include "fathom/core/dtype.h"
@@ -24,7 +26,10 @@ enum class CacheFormat : std::uint8_t {
 };
 inline constexpr const char* kCacheFormatWords[] = {"kv_f32",    "kv_bf16",        "kv_e4m3_ue8m0",    "kv_e4m3_f32",
                                                     "index_f32", "index_e4m3_f32", "index_e2m1_ue8m0", "state_f32"};
-constexpr const char* name_of(CacheFormat format) noexcept { return kCacheFormatWords[static_cast<int>(format)]; }
+constexpr const char* name_of(CacheFormat format) noexcept {
+  const auto index = static_cast<std::size_t>(format);
+  return index < std::size(kCacheFormatWords) ? kCacheFormatWords[index] : "?";
+}
 
 /// A run of equal elements within a row, or within its part of the page footer. A quantised segment is followed in the
 /// layout by the segment of its scales.
@@ -67,6 +72,7 @@ struct PagedCacheView {
   std::int64_t page_size = 0;
   std::int64_t num_pages = 0;
   std::int64_t page_stride = 0;  ///< bytes
+  DeviceKind device = DeviceKind::cpu;  ///< where `pages` lies
 
   std::int64_t num_slots() const noexcept { return num_pages * page_size; }
   bool holds(std::int64_t slot) const noexcept { return slot >= 0 && slot < num_slots(); }
@@ -91,6 +97,8 @@ inline std::int64_t slot_through(const std::int32_t* block_table, std::int64_t m
   return page < 0 ? -1 : page * page_size + row % page_size;
 }
 
+/// The three calls below run on the host: they refuse caches and views that lie on another device.
+///
 /// Writes `values` f32 or bf16 [n, dim] to slots i64 [n], quantising as the format says (spec 0.3, on the values rounded
 /// to bf16). Slots outside the cache are skipped.
 Status write_rows(const PagedCacheView& cache, const TensorView& slots, const TensorView& values) noexcept;

@@ -51,7 +51,7 @@ Result<TensorView> tensor_view(const FileTensor& tensor) noexcept;
 
 /// The weights of one layer, found under native or Hugging Face names, with either spelling of the scales, and checked
 /// against the configuration. A shard's rows and columns are cut out. Projections of mixed types, and f16 tensors, are
-/// converted so that LayerProblem's two weight dtypes describe them. Views point into `storage`.
+/// converted so that LayerProblem's three weight dtypes describe them. Views point into `storage`.
 struct LoadedLayer {
   LayerWeights weights;
   DType weight_dtype = DType::bf16;
@@ -68,12 +68,14 @@ struct LoadedLayer {
 };
 Result<LoadedLayer> load_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept;
 
-/// Writes a safetensors file: collect views, then write once.
+/// Writes a safetensors file: collect views, then write once. What Checkpoint::open would refuse is refused here: one
+/// tensor or text as it is added, limits of the whole file by write.
 class TensorWriter {
  public:
   /// Copies the view's elements. Names must differ.
   Status add(std::string_view name, const TensorView& tensor) noexcept;
-  void set_metadata(std::string_view key, std::string_view value);
+  /// Sets a value of the `__metadata__` map, in place of an earlier one.
+  Status set_metadata(std::string_view key, std::string_view value) noexcept;
   /// Writes to a temporary file beside `path` and renames it, so that a failed write leaves no half file.
   Status write(const std::string& path) const noexcept;
 

@@ -6,6 +6,11 @@
 
 namespace fathom FATHOM_PUBLIC {
 
+/// Element type of index queries that meet keys of `format`; e2m1x2 queries come with q_scale.
+constexpr DType index_query_dtype(CacheFormat format) noexcept {
+  return format == CacheFormat::index_f32 ? DType::f32 : format == CacheFormat::index_e4m3_f32 ? DType::e4m3 : DType::e2m1x2;
+}
+
 // ---- index_query: query latent and hidden states -> index queries and head weights --------------------------------
 
 struct IndexQueryProblem {
@@ -98,7 +103,7 @@ using IndexPlan = Plan<IndexProblem>;
 ///         Equal scores give equal picks everywhere; scores of two implementations may differ in the last bits.
 /// Errors  invalid_argument: shape, dtype or device differs from the table; no output asked for.
 ///         An entry whose index page is missing or outside the cache is absent: never read, never picked. A picked entry
-///         without an entry page has topk_indices -1.
+///         without an entry page, or whose slot does not fit i32, has topk_indices -1.
 /// Source  spec 4.2; definition in src/index/index_reference.cpp.
 Result<IndexPlan> plan_index(const IndexProblem& problem, const Device& device, const PlanOptions& options = {}) noexcept;
 Status index(const IndexPlan& plan, const IndexArgs& args, const Workspace& workspace, Stream stream = {}) noexcept;

@@ -120,7 +120,7 @@ inline constexpr ArgSpec kLayerArgs[] = {
     FATHOM_LAYER_CACHE(index_keys, optional_inout, "CSA: pages of index_format"),
     FATHOM_LAYER_CACHE(state, optional_inout, "CSA and HCA: state rows of the compressor"),
     FATHOM_LAYER_CACHE(index_state, optional_inout, "CSA: state rows of the indexer's compressor"),
-    FATHOM_LAYER_TOKENS(positions, in, "i32", "outside the table = padding: nothing written, out row zero"),
+    FATHOM_LAYER_TOKENS(positions, in, "i32", "outside the table = padding: nothing written, out row zero; give -1, which picks nothing either"),
     FATHOM_LAYER_TOKENS(seq_ids, in, "i32", "row of the block tables"),
     FATHOM_LAYER_TOKENS(window_begin, in, "i32", "first position a token sees in its window"),
     FATHOM_LAYER_TOKENS(window_end, in, "i32", "one past the last"),

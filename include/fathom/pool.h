@@ -12,7 +12,7 @@
 namespace fathom FATHOM_PUBLIC {
 
 struct PagePoolOptions {
-  int num_layers = 1;           ///< layers of this kind; they share page numbers, each has its own bytes
+  int num_layers = 1;           ///< layers of this kind, at most 4096; they share page numbers, each has its own bytes
   std::int64_t window_pages = 0;   ///< pages of each cache; 0 for those the layer kind does not have
   std::int64_t entries_pages = 0;
   std::int64_t index_pages = 0;
@@ -29,7 +29,7 @@ Result<PagePoolOptions> pool_options_for(const LayerProblem& problem, std::int64
                                          int rollback_tokens = 0) noexcept;
 
 /// Sequences are numbered by the pool. Every call either does all it says or, with resource_exhausted or
-/// invalid_argument, changes nothing. Not thread-safe.
+/// invalid_argument, changes nothing. A pool that was moved from refuses every call and shows nothing. Not thread-safe.
 class PagePool {
  public:
   /// `problem` gives the layer kind, the formats and the page sizes.

@@ -97,8 +97,10 @@ void weigh(const AttendProblem& problem, const Share& share, std::int64_t h, std
     simd::scale_row(share.sums + h * problem.value_dim, problem.value_dim, factor);
     share.most[h] = most;
   }
+  // Relative to -inf, while no larger logit has come, a logit of -inf weighs nothing; a NaN stays a NaN.
+  const float base = most == -kInfinity ? 0.0f : most;
   for (std::int64_t i = 0; i < rows; ++i) {
-    const float weight = std::exp(weights[i] - most);
+    const float weight = std::exp(weights[i] - base);
     share.total[h] += weight;
     // The model multiplies rows by bf16 probabilities and sums them unrounded.
     weights[i] = problem.q_dtype == DType::bf16 ? round_bf16(weight) : weight;
@@ -152,8 +154,14 @@ void attend_query(const AttendProblem& problem, const AttendArgs& args, const Se
     const int head = first + h;
     float* sums = share.sums + std::int64_t{h} * problem.value_dim;
     const float sink = args.attn_sink.is_absent() ? -kInfinity : args.attn_sink.at<float>(head);
-    // The sink has no value vector: it only enlarges the denominator. A huge one makes it infinite and the result 0.
-    if (seen) simd::scale_row(sums, problem.value_dim, 1.0f / (share.total[h] + std::exp(sink - share.most[h])));
+    // The sink has no value vector: it only enlarges the denominator. Where no row weighs anything, or the sink takes
+    // all, nothing is left of the values, whatever they are.
+    const float denominator = share.total[h] + std::exp(sink - share.most[h]);
+    if (share.total[h] == 0 || denominator == kInfinity) {
+      std::fill_n(sums, problem.value_dim, 0.0f);
+    } else {
+      simd::scale_row(sums, problem.value_dim, 1.0f / denominator);
+    }
     store_row(args.out, t * args.out.strides[0] + head * args.out.strides[1], problem.value_dim, sums);
     if (!args.lse.is_absent()) args.lse.row<float>(t)[head] = seen ? share.most[h] + std::log(share.total[h]) : -kInfinity;
     if (!args.max_logits.is_absent()) args.max_logits.row<float>(t)[head] = share.most[h];

@@ -54,19 +54,21 @@ Status attend_reference(const AttendProblem& problem, const AttendArgs& args, co
       for (const ref::Vector& row : rows) {
         double dot = 0;
         for (std::int64_t c = 0; c < problem.head_dim; ++c) dot += q[c] * row[c];
-        logits.push_back(dot * problem.softmax_scale);
+        // A logit is an f32: past its range it is infinite.
+        const double logit = dot * problem.softmax_scale;
+        logits.push_back(std::isinf(ref::f32(logit)) ? ref::f32(logit) : logit);
         most = std::max(most, logits.back());
       }
       double sum = 0;
       ref::Vector out(problem.value_dim);
       for (std::size_t i = 0; i < rows.size(); ++i) {
-        const double weight = std::exp(logits[i] - most);
+        const double weight = std::exp(logits[i] - (most == -kInfinity ? 0 : most));
         sum += weight;
         for (std::int64_t c = 0; c < problem.value_dim; ++c) out[c] += weight * rows[i][c];
       }
       const double sink = args.attn_sink.is_absent() ? -kInfinity : ref::element(args.attn_sink.data, DType::f32, h);
-      // Where nothing is seen there is nothing to divide: the sink alone would give 0 as well.
-      const double denominator = rows.empty() ? 1 : sum + std::exp(sink - most);
+      // Where no row weighs anything there is nothing to divide: the sink alone would give 0 as well.
+      const double denominator = sum == 0 ? kInfinity : sum + std::exp(sink - most);
       for (double& value : out) value = std::isinf(denominator) ? 0 : value / denominator;
       ref::store_row(args.out, out, t, h);
       const std::int64_t at = t * args.lse.strides[0] + h;

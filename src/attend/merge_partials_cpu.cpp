@@ -28,7 +28,11 @@ void merge_head(const MergePartialsProblem& problem, const MergePartialsArgs& ar
   float* row = rows;
   float* merged = rows + problem.value_dim;
   float most = -kInfinity, total = 0;
-  for (int p = 0; p < problem.num_partials; ++p) most = std::max(most, part_lse(args, p, t, h));
+  bool seen = false;  // a part whose lse is NaN saw something, and poisons what it is merged with
+  for (int p = 0; p < problem.num_partials; ++p) {
+    most = std::max(most, part_lse(args, p, t, h));
+    seen |= part_lse(args, p, t, h) != -kInfinity;
+  }
   std::fill_n(merged, problem.value_dim, 0.0f);
   for (int p = 0; p < problem.num_partials; ++p) {
     const float lse = part_lse(args, p, t, h);
@@ -40,9 +44,14 @@ void merge_head(const MergePartialsProblem& problem, const MergePartialsArgs& ar
     simd::accumulate_rows(&weight, 1, 1, row, problem.value_dim, 1, problem.value_dim, merged, problem.value_dim);
   }
   const float sink = args.attn_sink.is_absent() ? -kInfinity : args.attn_sink.at<float>(h);
-  if (most != -kInfinity) simd::scale_row(merged, problem.value_dim, 1.0f / (total + std::exp(sink - most)));
+  const float denominator = total + std::exp(sink - most);
+  if (!seen || denominator == kInfinity) {
+    std::fill_n(merged, problem.value_dim, 0.0f);
+  } else {
+    simd::scale_row(merged, problem.value_dim, 1.0f / denominator);
+  }
   store_row(args.out, t * args.out.strides[0] + h * args.out.strides[1], problem.value_dim, merged);
-  if (!args.lse.is_absent()) args.lse.row<float>(t)[h] = most == -kInfinity ? -kInfinity : most + std::log(total);
+  if (!args.lse.is_absent()) args.lse.row<float>(t)[h] = seen ? most + std::log(total) : -kInfinity;
 }
 
 }  // namespace

@@ -13,10 +13,12 @@ Status merge_partials_reference(const MergePartialsProblem& problem, const Merge
     for (int h = 0; h < problem.num_heads; ++h) {
       ref::Vector lse(problem.num_partials);
       double most = -kInfinity;
+      bool seen = false;  // NaN is not "saw nothing"
       for (int p = 0; p < problem.num_partials; ++p) {
         lse[p] = ref::element(args.partial_lse.data, DType::f32, p * args.partial_lse.strides[0] + t * args.partial_lse.strides[1] + h);
         if (lse[p] == kInfinity) lse[p] = -kInfinity;  // FlashMLA's word for "saw nothing"
         most = std::max(most, lse[p]);
+        seen |= lse[p] != -kInfinity;
       }
       double sum = 0;
       ref::Vector out(problem.value_dim);
@@ -30,11 +32,11 @@ Status merge_partials_reference(const MergePartialsProblem& problem, const Merge
         }
       }
       const double sink = args.attn_sink.is_absent() ? -kInfinity : ref::element(args.attn_sink.data, DType::f32, h);
-      const double denominator = most == -kInfinity ? 1 : sum + std::exp(sink - most);
+      const double denominator = seen ? sum + std::exp(sink - most) : kInfinity;
       for (double& value : out) value = std::isinf(denominator) ? 0 : value / denominator;
       ref::store_row(args.out, out, t, h);
       if (!args.lse.is_absent()) {
-        ref::store(args.lse, t * args.lse.strides[0] + h, most == -kInfinity ? -kInfinity : most + std::log(sum));
+        ref::store(args.lse, t * args.lse.strides[0] + h, seen ? most + std::log(sum) : -kInfinity);
       }
     }
   }

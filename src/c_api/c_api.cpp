@@ -240,7 +240,7 @@ const char* fathom_code_name(int32_t code) {
 fathom_tensor fathom_tensor_packed(void* data, int32_t dtype, int32_t rank, int64_t extent0, int64_t extent1,
                                    int64_t extent2, int64_t extent3) {
   fathom_tensor tensor{};
-  if (rank < 1 || rank > FATHOM_MAX_RANK) return tensor;
+  if (rank < 1 || rank > FATHOM_MAX_RANK || dtype < 0 || dtype >= fathom::kDTypeCount) return tensor;
   const int64_t extents[FATHOM_MAX_RANK] = {extent0, extent1, extent2, extent3};
   tensor.data = data;
   tensor.dtype = static_cast<uint8_t>(dtype);

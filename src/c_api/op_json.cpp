@@ -58,7 +58,7 @@ std::string arg_json(const ArgSpec& arg) {
 std::string field_json(const ProblemField& field, const void* defaults) {
   JsonObject object;
   object.string("name", field.name).string("kind", kind_name(field.kind)).string("default", field_text(field, defaults));
-  if (field.kind == FieldKind::integer || field.kind == FieldKind::capacity) {
+  if (field.most > field.least) {
     object.value("least", std::to_string(field.least)).value("most", std::to_string(field.most));
   }
   if (const auto words = field_words(field); !words.empty()) object.value("words", json_array(words, quote));

@@ -10,6 +10,7 @@ namespace fathom {
 namespace {
 
 constexpr std::int64_t kMaxSlots = std::numeric_limits<std::int32_t>::max();  // topk_indices hold slots as i32
+constexpr int kMaxPoolLayers = 4096;
 
 struct KindSpec {
   const char* field;  ///< of PagePoolOptions
@@ -61,8 +62,8 @@ Result<PagePoolOptions> pool_options_for(const LayerProblem& problem, std::int64
   if (sequences < 1 || sequences > kMaxSeqs) {
     return Status::invalid("pool_options_for: sequences is %" PRId64 ", expected 1 to %" PRId64, sequences, kMaxSeqs);
   }
-  if (tokens < 1 || tokens > std::numeric_limits<std::int32_t>::max()) {
-    return Status::invalid("pool_options_for: tokens is %" PRId64 ", expected 1 to 2147483647", tokens);
+  if (tokens < 1 || tokens > kMaxLength) {
+    return Status::invalid("pool_options_for: tokens is %" PRId64 ", expected 1 to %" PRId64, tokens, kMaxLength);
   }
   const RowRules rules{problem.window, problem.compress_ratio, rollback_tokens};
   const std::array<KindSpec, kCacheKinds> specs = kind_specs(problem, {});
@@ -92,8 +93,8 @@ Result<PagePoolOptions> pool_options_for(const LayerProblem& problem, std::int64
 Result<PagePool> PagePool::create(const LayerProblem& problem, const PagePoolOptions& options) noexcept {
   return guarded("PagePool", [&]() -> Result<PagePool> {
     FATHOM_TRY(check_sizes("PagePool", problem, options.rollback_tokens));
-    if (options.num_layers < 1) {
-      return Status::invalid("PagePool: num_layers is %d, expected 1 or more", options.num_layers);
+    if (options.num_layers < 1 || options.num_layers > kMaxPoolLayers) {
+      return Status::invalid("PagePool: num_layers is %d, expected 1 to %d", options.num_layers, kMaxPoolLayers);
     }
     auto impl = std::make_unique<Impl>();
     impl->problem = problem;
@@ -170,12 +171,14 @@ int PagePool::Impl::adopt(Sequence&& sequence) {
 
 Result<int> PagePool::add_sequence() noexcept {
   return guarded("add_sequence", [&]() -> Result<int> {
+    FATHOM_TRY(check_pool("add_sequence", impl_.get()));
     FATHOM_TRY(impl_->check_no_step("add_sequence"));
     return impl_->adopt({});
   });
 }
 
 Status PagePool::remove_sequence(int sequence) noexcept {
+  FATHOM_TRY(check_pool("remove_sequence", impl_.get()));
   FATHOM_TRY(impl_->check_no_step("remove_sequence"));
   FATHOM_TRY(impl_->check_sequence("remove_sequence", sequence));
   Sequence& removed = impl_->sequences[sequence];
@@ -189,15 +192,17 @@ Status PagePool::remove_sequence(int sequence) noexcept {
 }
 
 Result<std::int64_t> PagePool::length(int sequence) const noexcept {
+  FATHOM_TRY(check_pool("length", impl_.get()));
   FATHOM_TRY(impl_->check_sequence("length", sequence));
   return impl_->sequences[sequence].length;
 }
 
 std::int64_t PagePool::num_free_pages(int cache) const noexcept {
-  return cache >= 0 && cache < kCacheKinds ? impl_->lists[cache].num_free() : 0;
+  return impl_ != nullptr && cache >= 0 && cache < kCacheKinds ? impl_->lists[cache].num_free() : 0;
 }
 
 Status PagePool::roll_back(int sequence, std::int64_t tokens) noexcept {
+  FATHOM_TRY(check_pool("roll_back", impl_.get()));
   FATHOM_TRY(impl_->check_no_step("roll_back"));
   FATHOM_TRY(impl_->check_sequence("roll_back", sequence));
   Sequence& shortened = impl_->sequences[sequence];
@@ -221,6 +226,7 @@ Status PagePool::roll_back(int sequence, std::int64_t tokens) noexcept {
 
 Result<int> PagePool::fork(int sequence, std::int64_t tokens) noexcept {
   return guarded("fork", [&]() -> Result<int> {
+    FATHOM_TRY(check_pool("fork", impl_.get()));
     FATHOM_TRY(impl_->check_no_step("fork"));
     FATHOM_TRY(impl_->check_sequence("fork", sequence));
     const Sequence& parent = impl_->sequences[sequence];
@@ -252,7 +258,7 @@ Result<int> PagePool::fork(int sequence, std::int64_t tokens) noexcept {
 
 LayerCaches PagePool::caches(int layer) const noexcept {
   LayerCaches caches;
-  if (layer < 0 || layer >= impl_->num_layers) return caches;
+  if (impl_ == nullptr || layer < 0 || layer >= impl_->num_layers) return caches;
   TensorView* const views[kCacheKinds] = {&caches.window, &caches.entries, &caches.index_keys, &caches.state,
                                           &caches.index_state};
   for (int kind = 0; kind < kCacheKinds; ++kind) {
@@ -263,6 +269,7 @@ LayerCaches PagePool::caches(int layer) const noexcept {
 
 Result<std::vector<std::int32_t>> PagePool::block_table(int sequence, int cache) const noexcept {
   return guarded("block_table", [&]() -> Result<std::vector<std::int32_t>> {
+    FATHOM_TRY(check_pool("block_table", impl_.get()));
     FATHOM_TRY(impl_->check_sequence("block_table", sequence));
     if (cache < 0 || cache >= kCacheKinds || !impl_->rules.has(cache)) {
       return Status::invalid("block_table: cache is %d, which layers with compress_ratio %d do not have", cache,
@@ -272,6 +279,9 @@ Result<std::vector<std::int32_t>> PagePool::block_table(int sequence, int cache)
   });
 }
 
-const LayerProblem& PagePool::problem() const noexcept { return impl_->problem; }
+const LayerProblem& PagePool::problem() const noexcept {
+  static const LayerProblem kNone{};
+  return impl_ == nullptr ? kNone : impl_->problem;
+}
 
 }  // namespace fathom

@@ -14,6 +14,14 @@
 
 namespace fathom {
 
+/// Most tokens of a sequence. It bounds the tables that a few bytes of a snapshot can ask for, and positions fit i32.
+inline constexpr std::int64_t kMaxLength = kMaxTokens;
+
+/// invalid_argument for a pool whose insides were moved into another; every public call begins with it.
+inline Status check_pool(const char* call, const void* impl) noexcept {
+  return impl != nullptr ? Status() : Status::invalid("%s: the pool was moved from", call);
+}
+
 /// The caches of a layer, numbered as in PagePool::num_free_pages.
 enum CacheKind : int { kWindow, kEntries, kIndexKeys, kState, kIndexState, kCacheKinds };
 inline constexpr const char* kCacheKindNames[kCacheKinds] = {"window", "entries", "index key", "state", "index state"};

@@ -3,7 +3,6 @@
 // the layout. Numbers are little-endian, as everything in a cache is.
 #include <cinttypes>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "cache/page_pool_impl.h"
@@ -81,6 +80,7 @@ int PagePool::Impl::num_caches() const noexcept {
 
 Result<std::vector<std::byte>> PagePool::snapshot(int sequence) const noexcept {
   return guarded("snapshot", [&]() -> Result<std::vector<std::byte>> {
+    FATHOM_TRY(check_pool("snapshot", impl_.get()));
     FATHOM_TRY(impl_->check_no_step("snapshot"));
     FATHOM_TRY(impl_->check_sequence("snapshot", sequence));
     const Impl& pool = *impl_;
@@ -136,8 +136,9 @@ Status PagePool::Impl::read_sections(std::span<const std::byte>& bytes, Sequence
   FATHOM_TRY(check_number("window", header.window, problem.window));
   FATHOM_TRY(check_number("compress_ratio", header.compress_ratio, problem.compress_ratio));
   FATHOM_TRY(check_number("number of caches", header.num_caches, num_caches()));
-  if (header.length < 0 || header.length > std::numeric_limits<std::int32_t>::max()) {
-    return Status::invalid("restore: the snapshot's length is %" PRId64 ", expected 0 to 2147483647", header.length);
+  if (header.length < 0 || header.length > kMaxLength) {
+    return Status::invalid("restore: the snapshot's length is %" PRId64 ", expected 0 to %" PRId64, header.length,
+                           kMaxLength);
   }
   if (rules.ratio > 0 && header.length / rules.ratio > problem.max_entries) {
     return Status::invalid("restore: the snapshot has %" PRId64 " entries, max_entries is %d",
@@ -178,6 +179,7 @@ Status PagePool::Impl::read_sections(std::span<const std::byte>& bytes, Sequence
 
 Result<int> PagePool::restore(std::span<const std::byte> snapshot) noexcept {
   return guarded("restore", [&]() -> Result<int> {
+    FATHOM_TRY(check_pool("restore", impl_.get()));
     FATHOM_TRY(impl_->check_no_step("restore"));
     Impl& pool = *impl_;
     Sequence restored;

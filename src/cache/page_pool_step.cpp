@@ -1,17 +1,10 @@
 // PagePool's steps: begin_step makes room and writes the bookkeeping, commit keeps it, abandon forgets it.
 #include <cinttypes>
-#include <limits>
 #include <utility>
 
 #include "cache/page_pool_impl.h"
 
 namespace fathom {
-namespace {
-
-constexpr std::int64_t kMaxLength = std::numeric_limits<std::int32_t>::max();  // positions, and one past them, are i32
-
-}  // namespace
-
 Status PagePool::Impl::check_step(std::span<const int> chosen, std::span<const std::int64_t> counts) const {
   if (chosen.empty() || chosen.size() != counts.size()) {
     return Status::invalid("begin_step: %zu sequences and %zu counts came, expected equally many and at least one",
@@ -173,12 +166,14 @@ Batch PagePool::Impl::batch() const noexcept {
 
 Result<Batch> PagePool::begin_step(std::span<const int> sequences, std::span<const std::int64_t> counts) noexcept {
   return guarded("begin_step", [&]() -> Result<Batch> {
+    FATHOM_TRY(check_pool("begin_step", impl_.get()));
     FATHOM_TRY(impl_->open_step(sequences, counts));
     return impl_->batch();
   });
 }
 
 Status PagePool::commit() noexcept {
+  FATHOM_TRY(check_pool("commit", impl_.get()));
   Impl& pool = *impl_;
   if (!pool.step.is_open) return Status::invalid("commit: no step is open");
   pool.step.is_open = false;
@@ -205,6 +200,7 @@ Status PagePool::commit() noexcept {
 }
 
 void PagePool::abandon() noexcept {
+  if (impl_ == nullptr) return;
   Impl& pool = *impl_;
   if (!pool.step.is_open) return;
   pool.step.is_open = false;

@@ -2,7 +2,8 @@
 #include <cinttypes>
 #include <limits>
 
-#include "fathom/cache.h"
+#include "cache/row_layout.h"
+#include "core/view_checks.h"
 #include "fathom/core/problem.h"
 
 namespace fathom {
@@ -156,37 +157,58 @@ Result<RowLayout> row_layout(CacheFormat format, int dim) noexcept {
   return Status::invalid("row_layout: format is %d, which is none of the cache formats", static_cast<int>(format));
 }
 
-Result<PagedCacheView> paged_cache(const char* op, const char* argument, const TensorView& pages,
-                                   const RowLayout& layout, std::int64_t page_size) noexcept {
-  if (page_size < 1 || page_size > kMaxPageSize) {
-    return Status::invalid("%s: %s has page size %" PRId64 ", expected 1 to %" PRId64, op, argument, page_size,
+Status check_paged_cache(const char* call, const char* argument, const PagedCacheView& cache) noexcept {
+  if (cache.page_size < 1 || cache.page_size > kMaxPageSize) {
+    return Status::invalid("%s: %s has page size %" PRId64 ", expected 1 to %" PRId64, call, argument, cache.page_size,
                            kMaxPageSize);
   }
+  if (cache.num_pages < 0 || cache.num_pages > kMaxPages) {
+    return Status::invalid("%s: %s has %" PRId64 " pages, expected 0 to %" PRId64, call, argument, cache.num_pages,
+                           kMaxPages);
+  }
+  const std::int64_t least = cache.layout.page_bytes(cache.page_size);
+  const std::int64_t shape[] = {cache.num_pages, least}, strides[] = {cache.page_stride, 1};
+  FATHOM_TRY(check_strides(call, argument, shape, strides));
+  if (cache.num_pages > 1 && cache.page_stride < least) {
+    return Status::invalid("%s: %s has page stride %" PRId64 ", expected %" PRId64 " or more", call, argument,
+                           cache.page_stride, least);
+  }
+  if (cache.num_pages > 0 && cache.pages == nullptr) {
+    return Status::invalid("%s: %s has no data, expected %" PRId64 " pages", call, argument, cache.num_pages);
+  }
+  const std::int64_t alignment = element_alignment(cache.layout);
+  if (reinterpret_cast<std::uintptr_t>(cache.pages) % alignment != 0 ||
+      (cache.num_pages > 1 && cache.page_stride % alignment != 0)) {
+    return Status::invalid("%s: %s has base %p and page stride %" PRId64 ", %s needs multiples of %" PRId64, call,
+                           argument, static_cast<const void*>(cache.pages), cache.page_stride,
+                           name_of(cache.layout.format), alignment);
+  }
+  return {};
+}
+
+Result<PagedCacheView> paged_cache(const char* op, const char* argument, const TensorView& pages,
+                                   const RowLayout& layout, std::int64_t page_size) noexcept {
   if (pages.rank != 2 || pages.dtype != DType::u8) {
     return Status::invalid("%s: %s has rank %d and type %s, expected u8 [pages, page_bytes]", op, argument, pages.rank,
                            name_of(pages.dtype));
   }
-  const std::int64_t num_pages = pages.shape[0], stride = pages.strides[0], least = layout.page_bytes(page_size);
-  if (num_pages < 0 || num_pages > kMaxPages) {
-    return Status::invalid("%s: %s has %" PRId64 " pages, expected 0 to %" PRId64, op, argument, num_pages, kMaxPages);
-  }
+  const PagedCacheView cache{.pages = static_cast<std::byte*>(pages.data),
+                             .layout = layout,
+                             .page_size = page_size,
+                             .num_pages = pages.shape[0],
+                             .page_stride = pages.strides[0],
+                             .device = pages.device};
+  FATHOM_TRY(check_paged_cache(op, argument, cache));
+  const std::int64_t least = layout.page_bytes(page_size);
   if (pages.shape[1] < least) {
     return Status::invalid("%s: %s has pages of %" PRId64 " bytes, %" PRId64 " rows of %s with dim %d need %" PRId64,
                            op, argument, pages.shape[1], page_size, name_of(layout.format), layout.dim, least);
   }
-  if (pages.strides[1] != 1 || (num_pages > 1 && stride < least)) {
-    return Status::invalid("%s: %s has strides [%" PRId64 ", %" PRId64 "], expected [%" PRId64 " or more, 1]", op,
-                           argument, stride, pages.strides[1], least);
+  if (pages.strides[1] != 1) {
+    return Status::invalid("%s: %s has strides [%" PRId64 ", %" PRId64 "], expected the last to be 1", op, argument,
+                           pages.strides[0], pages.strides[1]);
   }
-  if (num_pages > 0 && pages.data == nullptr) {
-    return Status::invalid("%s: %s has null data, expected %" PRId64 " pages", op, argument, num_pages);
-  }
-  const std::int64_t alignment = element_alignment(layout);
-  if (reinterpret_cast<std::uintptr_t>(pages.data) % alignment != 0 || (num_pages > 1 && stride % alignment != 0)) {
-    return Status::invalid("%s: %s has base %p and page stride %" PRId64 ", %s needs multiples of %" PRId64, op,
-                           argument, pages.data, stride, name_of(layout.format), alignment);
-  }
-  return PagedCacheView{static_cast<std::byte*>(pages.data), layout, page_size, num_pages, stride};
+  return cache;
 }
 
 }  // namespace fathom

@@ -5,7 +5,8 @@
 #include <vector>
 
 #include "cache/row_codec.h"
-#include "fathom/cache.h"
+#include "cache/row_layout.h"
+#include "core/view_checks.h"
 
 namespace fathom {
 namespace {
@@ -15,26 +16,19 @@ Status check_slots(const char* call, const char* argument, const TensorView& slo
     return Status::invalid("%s: %s has rank %d, type %s and lies on %s, expected i64 [n] on cpu", call, argument,
                            slots.rank, name_of(slots.dtype), name_of(slots.device));
   }
-  if (slots.shape[0] < 0 || (slots.shape[0] > 0 && slots.data == nullptr)) {
-    return Status::invalid("%s: %s has %" PRId64 " elements at %p", call, argument, slots.shape[0], slots.data);
-  }
-  return {};
+  if (slots.shape[0] < 0) return Status::invalid("%s: %s has %" PRId64 " elements", call, argument, slots.shape[0]);
+  return check_memory(call, argument, slots, false);
 }
 
 Status check_cache(const char* call, const char* argument, const PagedCacheView& cache) noexcept {
-  if (cache.page_size < 1 || cache.num_pages < 0 || (cache.num_pages > 0 && cache.pages == nullptr)) {
-    return Status::invalid("%s: %s has %" PRId64 " pages of %" PRId64 " rows at %p", call, argument, cache.num_pages,
-                           cache.page_size, static_cast<const void*>(cache.pages));
+  if (cache.device != DeviceKind::cpu) {
+    return Status::invalid("%s: %s lies on %s, expected cpu", call, argument, name_of(cache.device));
   }
-  if (cache.num_pages > 1 && cache.page_stride < cache.layout.page_bytes(cache.page_size)) {
-    return Status::invalid("%s: %s has page stride %" PRId64 ", expected %" PRId64 " or more", call, argument,
-                           cache.page_stride, cache.layout.page_bytes(cache.page_size));
-  }
-  return {};
+  return check_paged_cache(call, argument, cache);
 }
 
 Status check_values(const char* call, const PagedCacheView& cache, const TensorView& slots,
-                    const TensorView& values) noexcept {
+                    const TensorView& values, bool is_written) noexcept {
   if (values.rank != 2 || (values.dtype != DType::f32 && values.dtype != DType::bf16) ||
       values.device != DeviceKind::cpu) {
     return Status::invalid("%s: values has rank %d, type %s and lies on %s, expected f32 or bf16 [n, dim] on cpu", call,
@@ -45,10 +39,7 @@ Status check_values(const char* call, const PagedCacheView& cache, const TensorV
                            ", expected [n=%" PRId64 ", dim=%d] and 1",
                            call, values.shape[0], values.shape[1], values.strides[1], slots.shape[0], cache.layout.dim);
   }
-  if (values.shape[0] > 0 && values.data == nullptr) {
-    return Status::invalid("%s: values has null data, expected %" PRId64 " rows", call, values.shape[0]);
-  }
-  return {};
+  return check_memory(call, "values", values, is_written);
 }
 
 }  // namespace
@@ -57,7 +48,7 @@ Status write_rows(const PagedCacheView& cache, const TensorView& slots, const Te
   return guarded("write_rows", [&]() -> Status {
     FATHOM_TRY(check_cache("write_rows", "cache", cache));
     FATHOM_TRY(check_slots("write_rows", "slots", slots));
-    FATHOM_TRY(check_values("write_rows", cache, slots, values));
+    FATHOM_TRY(check_values("write_rows", cache, slots, values, false));
     std::vector<float> widened(values.dtype == DType::bf16 ? cache.layout.dim : 0);
     for (std::int64_t i = 0; i < slots.shape[0]; ++i) {
       const std::int64_t slot = slots.at<std::int64_t>(i);
@@ -79,7 +70,7 @@ Status read_rows(const PagedCacheView& cache, const TensorView& slots, const Ten
   return guarded("read_rows", [&]() -> Status {
     FATHOM_TRY(check_cache("read_rows", "cache", cache));
     FATHOM_TRY(check_slots("read_rows", "slots", slots));
-    FATHOM_TRY(check_values("read_rows", cache, slots, values));
+    FATHOM_TRY(check_values("read_rows", cache, slots, values, true));
     std::vector<float> row(cache.layout.dim);
     for (std::int64_t i = 0; i < slots.shape[0]; ++i) {
       const std::int64_t slot = slots.at<std::int64_t>(i);

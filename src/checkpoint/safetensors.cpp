@@ -20,8 +20,8 @@ long long printable(std::int64_t value) noexcept { return static_cast<long long>
 /// e]}}
 class HeaderReceiver : public JsonReceiver {
  public:
-  HeaderReceiver(const std::string& path, std::int64_t data_begin, std::int64_t data_bytes)
-      : path_(path), data_begin_(data_begin), data_bytes_(data_bytes) {}
+  HeaderReceiver(const std::string& what, std::int64_t data_begin, std::int64_t data_bytes)
+      : what_(what), data_begin_(data_begin), data_bytes_(data_bytes) {}
   TensorTable table;
 
   Status open(bool is_object) override {
@@ -92,17 +92,17 @@ class HeaderReceiver : public JsonReceiver {
     } else {
       std::snprintf(text, sizeof(text), format, values...);
     }
-    return Status::invalid("checkpoint: %s: the tensor %s %s", path_.c_str(), in_quotes(name_).c_str(), text);
+    return Status::invalid("%s: the tensor %s %s", what_.c_str(), in_quotes(name_).c_str(), text);
   }
 
   Status wrong_entry(const char* found) const {
-    return Status::invalid("checkpoint: %s: the header's entry %s is %s, expected an object", path_.c_str(),
+    return Status::invalid("%s: the header's entry %s is %s, expected an object", what_.c_str(),
                            in_quotes(name_).c_str(), found);
   }
 
   Status wrong(const char* found, const char* wanted) const {
     if (in_metadata_) {
-      return Status::invalid("checkpoint: %s: __metadata__ holds %s for %s, expected %s", path_.c_str(), found,
+      return Status::invalid("%s: __metadata__ holds %s for %s, expected %s", what_.c_str(), found,
                              in_quotes(metadata_key_).c_str(), wanted);
     }
     return refuse("has %s in %s, expected %s", found, kFieldNames[field_], wanted);
@@ -111,17 +111,17 @@ class HeaderReceiver : public JsonReceiver {
   Status start_tensor(std::string_view name) {
     name_ = name;
     if (name == "__metadata__") {
-      if (has_metadata_) return Status::invalid("checkpoint: %s: the header gives __metadata__ twice", path_.c_str());
+      if (has_metadata_) return Status::invalid("%s: the header gives __metadata__ twice", what_.c_str());
       in_metadata_ = has_metadata_ = true;
       return {};
     }
     seen_ = 0, rank_ = 0, num_offsets_ = 0;
     name_bytes_ += name.size();
     if (name_bytes_ > kMostNameBytes) {
-      return Status::invalid("checkpoint: %s: the names take more than %zu bytes", path_.c_str(), kMostNameBytes);
+      return Status::invalid("%s: the names take more than %zu bytes", what_.c_str(), kMostNameBytes);
     }
     if (table.places.size() == kMostTensors) {
-      return Status::invalid("checkpoint: %s: the header names more than %zu tensors", path_.c_str(), kMostTensors);
+      return Status::invalid("%s: the header names more than %zu tensors", what_.c_str(), kMostTensors);
     }
     return {};
   }
@@ -139,14 +139,14 @@ class HeaderReceiver : public JsonReceiver {
     metadata_bytes_ += scalar.text.size() + 64;  // the map's own cost, so that empty texts count too
     FATHOM_TRY(check_metadata_bytes());
     if (!table.metadata.emplace(metadata_key_, scalar.text).second) {
-      return Status::invalid("checkpoint: %s: __metadata__ gives %s twice", path_.c_str(),
+      return Status::invalid("%s: __metadata__ gives %s twice", what_.c_str(),
                              in_quotes(metadata_key_).c_str());
     }
     return {};
   }
   Status check_metadata_bytes() const {
     if (metadata_bytes_ <= kMostMetadataBytes) return {};
-    return Status::invalid("checkpoint: %s: __metadata__ takes more than %zu bytes", path_.c_str(), kMostMetadataBytes);
+    return Status::invalid("%s: __metadata__ takes more than %zu bytes", what_.c_str(), kMostMetadataBytes);
   }
 
   Status finish_tensor() {
@@ -158,16 +158,9 @@ class HeaderReceiver : public JsonReceiver {
     if (end < begin) return refuse("ends at byte %lld before it begins at %lld", printable(end), printable(begin));
     if (end > data_bytes_)
       return refuse("ends at byte %lld of %lld data bytes", printable(end), printable(data_bytes_));
-    std::int64_t count = 1;
-    bool overflow = false;
-    // A zero extent must not hide that the others overflow: whoever multiplies them in another order would trip.
-    for (std::size_t i = 0; i < rank_; ++i)
-      overflow |= __builtin_mul_overflow(count, std::max<std::int64_t>(shape_[i], 1), &count);
     const FileDType& dtype = kFileDTypes[dtype_];
-    std::int64_t bits = 0;
-    overflow |= __builtin_mul_overflow(count, dtype.bits, &bits);
-    if (overflow) return refuse("has a shape whose size overflows 63 bits");
-    if (std::find(shape_.begin(), shape_.begin() + rank_, 0) != shape_.begin() + rank_) bits = 0;
+    const std::int64_t bits = bits_of_shape({shape_.data(), rank_}, dtype.bits);
+    if (bits < 0) return refuse("has a shape whose size overflows 63 bits");
     if (bits % 8 != 0) return refuse("takes %lld bits of %s, expected whole bytes", printable(bits), dtype.name);
     if (bits / 8 != end - begin) {
       return refuse("takes %lld bytes by dtype and shape, but %lld by data_offsets", printable(bits / 8),
@@ -185,7 +178,7 @@ class HeaderReceiver : public JsonReceiver {
     return {};
   }
 
-  const std::string& path_;
+  const std::string& what_;
   const std::int64_t data_begin_, data_bytes_;
   int depth_ = 0;
   bool in_metadata_ = false, has_metadata_ = false;
@@ -204,7 +197,7 @@ class HeaderReceiver : public JsonReceiver {
 
 /// Every data byte belongs to exactly one tensor: no overlap (a small file would unpack into a large model), no hole
 /// and no tail (something else could hide there).
-Status check_cover(const std::string& path, const TensorTable& table, std::int64_t data_begin,
+Status check_cover(const std::string& what, const TensorTable& table, std::int64_t data_begin,
                    std::int64_t file_bytes) {
   std::vector<std::uint32_t> order(table.places.size());
   std::iota(order.begin(), order.end(), 0u);
@@ -216,17 +209,17 @@ Status check_cover(const std::string& path, const TensorTable& table, std::int64
   for (const std::uint32_t i : order) {
     const TensorPlace& place = table.places[i];
     if (place.begin < at) {
-      return Status::invalid("checkpoint: %s: the tensor %s overlaps the one before it by %lld bytes", path.c_str(),
+      return Status::invalid("%s: the tensor %s overlaps the one before it by %lld bytes", what.c_str(),
                              in_quotes(place.name).c_str(), printable(at - place.begin));
     }
     if (place.begin > at) {
-      return Status::invalid("checkpoint: %s: %lld bytes before the tensor %s belong to none (a hole)", path.c_str(),
+      return Status::invalid("%s: %lld bytes before the tensor %s belong to none (a hole)", what.c_str(),
                              printable(place.begin - at), in_quotes(place.name).c_str());
     }
     at += place.bytes;
   }
   if (at == file_bytes) return {};
-  return Status::invalid("checkpoint: %s: the last %lld bytes belong to no tensor", path.c_str(),
+  return Status::invalid("%s: the last %lld bytes belong to no tensor", what.c_str(),
                          printable(file_bytes - at));
 }
 
@@ -262,31 +255,47 @@ Result<std::int64_t> header_length(const RegularFile& file) {
 
 }  // namespace
 
-Result<TensorTable> read_tensor_table(const RegularFile& file) {
-  FATHOM_ASSIGN(const std::int64_t length, header_length(file));
-  const std::int64_t data_begin = 8 + length;
-  std::int64_t at = 8;
-  const JsonSource source = [&](char* buffer, std::size_t bytes) -> Result<std::size_t> {
-    const std::int64_t count = std::min<std::int64_t>(static_cast<std::int64_t>(bytes), data_begin - at);
-    FATHOM_TRY(file.read_at(at, buffer, count));
-    at += count;
-    return static_cast<std::size_t>(count);
-  };
-  HeaderReceiver receiver(file.path(), data_begin, file.size() - data_begin);
+std::int64_t bits_of_shape(std::span<const std::int64_t> shape, int element_bits) noexcept {
+  std::int64_t bits = element_bits;
+  bool overflow = false, is_empty = false;
+  for (const std::int64_t extent : shape) {
+    // A zero extent must not hide that the others overflow: whoever multiplies them in another order would trip.
+    overflow |= extent < 0 || __builtin_mul_overflow(bits, std::max<std::int64_t>(extent, 1), &bits);
+    is_empty |= extent == 0;
+  }
+  return overflow ? -1 : is_empty ? 0 : bits;
+}
+
+Result<TensorTable> read_header(const std::string& what, const JsonSource& source, std::int64_t header_bytes,
+                                std::int64_t data_bytes) {
+  const std::int64_t data_begin = 8 + header_bytes;
+  HeaderReceiver receiver(what, data_begin, data_bytes);
   JsonLimits limits;
   limits.depth = 3;
-  FATHOM_TRY(read_json("checkpoint: " + file.path() + ": the header", source, limits, receiver));
+  FATHOM_TRY(read_json(what + ": the header", source, limits, receiver));
   TensorTable& table = receiver.table;
   std::sort(table.places.begin(), table.places.end(),
             [](const TensorPlace& a, const TensorPlace& b) { return a.name < b.name; });
   for (std::size_t i = 1; i < table.places.size(); ++i) {
     if (table.places[i].name == table.places[i - 1].name) {
-      return Status::invalid("checkpoint: %s: the header names the tensor %s twice", file.path().c_str(),
+      return Status::invalid("%s: the header names the tensor %s twice", what.c_str(),
                              in_quotes(table.places[i].name).c_str());
     }
   }
-  FATHOM_TRY(check_cover(file.path(), table, data_begin, file.size()));
+  FATHOM_TRY(check_cover(what, table, data_begin, data_begin + data_bytes));
   return std::move(table);
+}
+
+Result<TensorTable> read_tensor_table(const RegularFile& file) {
+  FATHOM_ASSIGN(const std::int64_t length, header_length(file));
+  std::int64_t at = 8;
+  const JsonSource source = [&](char* buffer, std::size_t bytes) -> Result<std::size_t> {
+    const std::int64_t count = std::min<std::int64_t>(static_cast<std::int64_t>(bytes), 8 + length - at);
+    FATHOM_TRY(file.read_at(at, buffer, count));
+    at += count;
+    return static_cast<std::size_t>(count);
+  };
+  return read_header("checkpoint: " + file.path(), source, length, file.size() - 8 - length);
 }
 
 }  // namespace fathom

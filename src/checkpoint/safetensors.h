@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "config/json_text.h"
 #include "config/regular_file.h"
 #include "fathom/core/status.h"
 
@@ -46,6 +48,14 @@ struct TensorTable {
   std::vector<std::int64_t> extents;
   std::map<std::string, std::string, std::less<>> metadata;
 };
+
+/// Bits of a dense tensor; -1 where the extents overflow 63 bits, also where a zero among them makes the tensor empty.
+std::int64_t bits_of_shape(std::span<const std::int64_t> shape, int element_bits) noexcept;
+
+/// Checks a header of `header_bytes` bytes with `data_bytes` of data behind it, as the reader and the writer both do.
+/// Statuses start with "`what`: ".
+Result<TensorTable> read_header(const std::string& what, const JsonSource& source, std::int64_t header_bytes,
+                                std::int64_t data_bytes);
 
 /// Reads and checks the header of `file`; every place's `file` is 0.
 Result<TensorTable> read_tensor_table(const RegularFile& file);

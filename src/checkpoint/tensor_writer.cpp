@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <system_error>
 #include <utility>
 
@@ -56,13 +57,14 @@ Status check_view(const std::string& name, const TensorView& tensor) {
     return Status::invalid("tensor_writer: %s lies on cuda, expected cpu", shown_name);
   if (static_cast<int>(tensor.dtype) >= kDTypeCount)
     return Status::invalid("tensor_writer: %s has no known dtype", shown_name);
-  std::int64_t bits = bits_of(tensor.dtype);
-  for (int i = 0; i < tensor.rank; ++i) {
-    if (tensor.shape[i] < 0 || __builtin_mul_overflow(bits, tensor.shape[i], &bits)) {
-      return Status::invalid("tensor_writer: %s has the extent %lld, expected a size inside 63 bits", shown_name,
-                             static_cast<long long>(tensor.shape[i]));
-    }
+  const std::span<const std::int64_t> shape{tensor.shape.data(), static_cast<std::size_t>(tensor.rank)};
+  for (const std::int64_t extent : shape) {
+    if (extent >= 0) continue;
+    return Status::invalid("tensor_writer: %s has the extent %lld, expected none below 0", shown_name,
+                           static_cast<long long>(extent));
   }
+  const std::int64_t bits = bits_of_shape(shape, bits_of(tensor.dtype));
+  if (bits < 0) return Status::invalid("tensor_writer: %s has a shape whose size overflows 63 bits", shown_name);
   if (bits != 0 && tensor.data == nullptr) return Status::invalid("tensor_writer: %s has null data", shown_name);
   const int last = tensor.rank - 1;
   if (tensor.dtype == DType::e2m1x2 && (tensor.strides[last] != 1 || tensor.shape[last] % 2 != 0)) {
@@ -70,6 +72,18 @@ Status check_view(const std::string& name, const TensorView& tensor) {
                            shown_name);
   }
   return {};
+}
+
+/// `text` as a JSON string that the reader takes; `what` names it in the status.
+Result<std::string> header_string(const char* what, std::string_view text) {
+  auto json = json_string(text);
+  if (!json.ok()) return Status::invalid("tensor_writer: the %s %s is not UTF-8", what, in_quotes(text).c_str());
+  constexpr std::int64_t kMost = JsonLimits{}.token_bytes;
+  if (static_cast<std::int64_t>(json.value().size()) > kMost) {
+    return Status::invalid("tensor_writer: the %s %s takes %zu bytes as JSON, expected at most %lld", what,
+                           in_quotes(text).c_str(), json.value().size(), static_cast<long long>(kMost));
+  }
+  return json;
 }
 
 /// Copies the elements at and below dimension `dim`, starting `first` elements from the view's address.
@@ -152,8 +166,7 @@ Status TensorWriter::add(std::string_view name, const TensorView& tensor) noexce
   return guarded("tensor_writer", [&]() -> Status {
     const std::string shown_name = in_quotes(name);
     if (name == "__metadata__") return Status::invalid("tensor_writer: a tensor cannot be called __metadata__");
-    if (auto json = json_string(name); !json.ok())
-      return Status::invalid("tensor_writer: the name %s is not UTF-8", shown_name.c_str());
+    FATHOM_TRY(header_string("name", name).status());
     for (const Item& item : items_) {
       if (item.name == name) return Status::invalid("tensor_writer: the tensor %s is added twice", shown_name.c_str());
     }
@@ -168,11 +181,16 @@ Status TensorWriter::add(std::string_view name, const TensorView& tensor) noexce
   });
 }
 
-void TensorWriter::set_metadata(std::string_view key, std::string_view value) {
-  for (auto& [known, text] : metadata_) {
-    if (known == key) return void(text = value);
-  }
-  metadata_.emplace_back(key, value);
+Status TensorWriter::set_metadata(std::string_view key, std::string_view value) noexcept {
+  return guarded("tensor_writer", [&]() -> Status {
+    FATHOM_TRY(header_string("metadata key", key).status());
+    FATHOM_TRY(header_string("metadata value", value).status());
+    for (auto& [known, text] : metadata_) {
+      if (known == key) return text = value, Status();
+    }
+    metadata_.emplace_back(key, value);
+    return {};
+  });
 }
 
 Status TensorWriter::write(const std::string& path) const noexcept {
@@ -187,8 +205,8 @@ Status TensorWriter::write(const std::string& path) const noexcept {
     if (!metadata_.empty()) {
       header += "\"__metadata__\":{";
       for (std::size_t i = 0; i < metadata_.size(); ++i) {
-        FATHOM_ASSIGN(const std::string key, json_string(metadata_[i].first));
-        FATHOM_ASSIGN(const std::string value, json_string(metadata_[i].second));
+        FATHOM_ASSIGN(const std::string key, header_string("metadata key", metadata_[i].first));
+        FATHOM_ASSIGN(const std::string value, header_string("metadata value", metadata_[i].second));
         header += (i > 0 ? "," : "") + key + ":" + value;
       }
       header += "}";
@@ -196,7 +214,7 @@ Status TensorWriter::write(const std::string& path) const noexcept {
     std::size_t offset = 0;
     for (const Item* item : order) {
       separate();
-      FATHOM_ASSIGN(const std::string name, json_string(item->name));
+      FATHOM_ASSIGN(const std::string name, header_string("name", item->name));
       header += name + ":{\"dtype\":\"" + item->dtype + "\",\"shape\":[";
       for (std::size_t i = 0; i < item->shape.size(); ++i)
         header += (i > 0 ? "," : "") + std::to_string(item->shape[i]);
@@ -206,6 +224,15 @@ Status TensorWriter::write(const std::string& path) const noexcept {
     }
     header += "}";
     header.append((8 - header.size() % 8) % 8, ' ');
+    const auto header_bytes = static_cast<std::int64_t>(header.size());
+    if (header_bytes > kMostHeaderBytes) {
+      return Status::invalid("tensor_writer: the header of %s takes %lld bytes, expected at most %lld", path.c_str(),
+                             static_cast<long long>(header_bytes), static_cast<long long>(kMostHeaderBytes));
+    }
+    // The reader itself is asked, so that no limit of a whole file has to be kept in two places.
+    FATHOM_TRY(read_header("tensor_writer: " + path, json_source(header), header_bytes,
+                           static_cast<std::int64_t>(offset))
+                   .status());
 
     TemporaryFile file(path);
     FATHOM_TRY(file.status());

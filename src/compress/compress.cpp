@@ -21,7 +21,7 @@ constexpr ProblemField kFields[] = {
     {offsetof(CompressProblem, format), FieldKind::word, "format", "rows of the cache", 0, 0, kCacheFormatWords},
     {offsetof(CompressProblem, page_size), FieldKind::integer, "page_size", "rows of a page", 1, kMaxPageSize},
     {offsetof(CompressProblem, state_page_size), FieldKind::integer, "state_page_size", "state rows of a page", 1, kMaxPageSize},
-    {offsetof(CompressProblem, norm_eps), FieldKind::real, "norm_eps", "added to the mean square"},
+    {offsetof(CompressProblem, norm_eps), FieldKind::real, "norm_eps", "added to the mean square", 0, 1},
 };
 constexpr CompressProblem kDefaults;
 constexpr ProblemSpec kProblem{kFields, sizeof(CompressProblem), &kDefaults};

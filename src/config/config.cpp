@@ -38,7 +38,7 @@ Status check_sizes(const Config& config, int num_heads, int output_groups, int r
                            num_heads);
   }
   FATHOM_TRY(check_integer(what, "output_rank", config.output_rank, 1, kMaxDim / output_groups));
-  FATHOM_TRY(check_integer(what, "window", config.window, 1, kMaxTokens));
+  FATHOM_TRY(check_integer(what, "window", config.window, 1, kMaxWindow));
   FATHOM_TRY(check_real(what, "norm_eps", config.norm_eps, 1e-30f, 1.0f));
   return check_integer(what, "max_positions", config.max_positions, 1, kMaxPositions);
 }
@@ -46,13 +46,14 @@ Status check_sizes(const Config& config, int num_heads, int output_groups, int r
 template <class Config>
 Status check_indexer(const Config& config, int rope_dim) noexcept {
   FATHOM_TRY(check_integer("config", "index_heads", config.index_heads, 1, kMaxHeads));
-  FATHOM_TRY(check_integer("config", "index_dim", config.index_dim, rope_dim, kMaxHeadDim));
+  FATHOM_TRY(check_integer("config", "index_dim", config.index_dim, rope_dim, kMaxIndexDim));
   if ((config.index_dim & (config.index_dim - 1)) != 0) {
     return Status::invalid("config: index_dim is %d, expected a power of two (the Hadamard rotation needs one)",
                            config.index_dim);
   }
+  FATHOM_TRY(check_integer("config", "index_topk", config.index_topk, 1, kMaxIndexTopk));
   const std::int64_t most_entries = (config.max_positions + 3) / 4;
-  if (config.index_topk < 1 || config.index_topk > most_entries) {
+  if (config.index_topk > most_entries) {
     return Status::invalid("config: index_topk is %d, expected 1 to %lld, the entries of max_positions = %lld tokens",
                            config.index_topk, static_cast<long long>(most_entries),
                            static_cast<long long>(config.max_positions));

@@ -148,6 +148,21 @@ class Fields {
     if (found != nullptr) *found = first != nullptr;
     return {};
   }
+  /// "yarn" or "default", the kinds of rotation; `out` stays as it is where none of the names stands.
+  Status optional_rope_type(std::string* out, Paths paths) const {
+    const char* first = nullptr;
+    for (const char* path : paths) {
+      const Node* node = find(path);
+      if (node == nullptr) continue;
+      if (!node->is_text() || (node->text != "yarn" && node->text != "default")) {
+        return Status::unsupported("config: %s is %s, expected \"yarn\" or \"default\"", path, shown(*node).c_str());
+      }
+      FATHOM_TRY(agree(first, path, first != nullptr && *out != node->text));
+      *out = node->text;
+      first = path;
+    }
+    return {};
+  }
 
  private:
   /// Two names of one field may both stand in a file, but must not contradict each other.
@@ -293,6 +308,12 @@ Status read_ratios(const Nodes& nodes, const Fields& fields, ModelConfig* config
     }
   }
   if (types == nullptr) return {};
+  int mtp_layers = 0;
+  FATHOM_TRY(fields.optional(&mtp_layers, {"num_nextn_predict_layers"}));
+  if (mtp_layers > kMaxLayers) {
+    return Status::invalid("config: num_nextn_predict_layers is %d, expected at most %lld", mtp_layers,
+                           static_cast<long long>(kMaxLayers));
+  }
   FATHOM_ASSIGN(const auto items, list_items(nodes, "layer_types", *types));
   if (static_cast<std::int64_t>(items.size()) != config->num_layers) {
     return Status::invalid("config: layer_types has %zu entries, expected num_hidden_layers = %d", items.size(),
@@ -317,26 +338,14 @@ Status read_ratios(const Nodes& nodes, const Fields& fields, ModelConfig* config
                              shown(*items[i]).c_str(), i, config->compress_ratios[i]);
     }
   }
+  // layer_types names the decoder's layers alone; MTP layers have a window only.
+  if (ratios == nullptr) config->compress_ratios.resize(items.size() + static_cast<std::size_t>(mtp_layers), 0);
   return {};
 }
 
-/// "yarn" or "default" under any of the names of a rotation's kind; empty where none stands.
-Result<std::string> rope_type(const Fields& fields, const char* group) {
-  std::string type;
-  for (const char* name : {".rope_type", ".type"}) {
-    const Node* node = fields.find(group + std::string(name));
-    if (node == nullptr) continue;
-    if (!node->is_text() || (node->text != "yarn" && node->text != "default")) {
-      return Status::unsupported("config: %s%s is %s, expected \"yarn\" or \"default\"", group, name,
-                                 shown(*node).c_str());
-    }
-    type = node->text;
-  }
-  return type;
-}
-
 Status read_rope(const Fields& fields, ModelConfig* config) {
-  FATHOM_TRY(fields.optional_real(&config->rope_theta, {"rope_theta", "rope_parameters.main.rope_theta"}));
+  FATHOM_TRY(fields.optional_real(&config->rope_theta, {"rope_theta", "rope_parameters.main.rope_theta",
+                                                        "rope_parameters.rope_theta", "rope_scaling.rope_theta"}));
   FATHOM_TRY(fields.optional_real(&config->compress_rope_theta,
                                   {"compress_rope_theta", "rope_parameters.compress.rope_theta"}));
   FATHOM_TRY(fields.optional_real(&config->rope_factor, {"rope_factor", "rope_parameters.compress.factor",
@@ -356,18 +365,20 @@ Status read_rope(const Fields& fields, ModelConfig* config) {
     return Status::unsupported("config: attention_factor is %.7g, expected 1: the model's rotation keeps amplitudes",
                                static_cast<double>(amplitude));
   }
-  FATHOM_ASSIGN(const std::string main_type, rope_type(fields, "rope_parameters.main"));
-  if (main_type == "yarn") {
+  std::string window_type, compress_type;
+  FATHOM_TRY(
+      fields.optional_rope_type(&window_type, {"rope_parameters.main.rope_type", "rope_parameters.main.type"}));
+  if (window_type == "yarn") {
     return Status::unsupported(
-        "config: rope_parameters.main.rope_type is \"yarn\", expected \"default\": window layers rotate plainly");
+        "config: the rope_type of rope_parameters.main is \"yarn\", expected \"default\": window layers rotate "
+        "plainly");
   }
+  FATHOM_TRY(fields.optional_rope_type(
+      &compress_type, {"rope_parameters.compress.rope_type", "rope_parameters.compress.type",
+                       "rope_parameters.rope_type", "rope_parameters.type", "rope_scaling.rope_type",
+                       "rope_scaling.type"}));
   // The native form switches YaRN off by an original length of 0, the Hugging Face form by its type.
-  bool plain = config->original_length == 0;
-  for (const char* group : {"rope_parameters.compress", "rope_parameters", "rope_scaling"}) {
-    FATHOM_ASSIGN(const std::string type, rope_type(fields, group));
-    plain |= type == "default";
-  }
-  if (plain) {
+  if (config->original_length == 0 || compress_type == "default") {
     config->rope_factor = 0.0f;
     config->original_length = ModelConfig{}.original_length;
   }

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "config/config_checks.h"
+#include "core/view_checks.h"
 
 namespace fathom {
 namespace {
@@ -63,6 +64,7 @@ Status fill_rope_table(const RopeConfig& config, std::int64_t first, const Tenso
         "fill_rope_table: table is null or its rows overlap, expected row stride >= %d and column stride 1",
         config.rope_dim);
   }
+  FATHOM_TRY(check_memory("fill_rope_table", "table", table, true));
   float frequencies[kMaxHeadDim / 2];
   FATHOM_TRY(rope_frequencies(config, frequencies));
   const int pairs = config.rope_dim / 2;

@@ -30,18 +30,19 @@ struct ThreadArena {
 void run_tasks(ThreadArena*, int count, void (*task)(void*, int), void* context) {
   std::mutex mutex;
   std::exception_ptr failure;
-  std::vector<std::thread> threads;
-  for (int index = 0; index < count; ++index) {
-    threads.emplace_back([&, index] {
-      try {
-        task(context, index);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        failure = std::current_exception();
-      }
-    });
+  {
+    std::vector<std::jthread> threads;  // they join where a further one cannot be made, too
+    for (int index = 0; index < count; ++index) {
+      threads.emplace_back([&, index] {
+        try {
+          task(context, index);
+        } catch (...) {
+          const std::lock_guard lock(mutex);
+          failure = std::current_exception();
+        }
+      });
+    }
   }
-  for (std::thread& thread : threads) thread.join();
   if (failure) std::rethrow_exception(failure);
 }
 #else

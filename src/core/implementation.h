@@ -102,9 +102,10 @@ namespace detail {
 struct ResolvedExtent {
   enum class Kind : std::uint8_t { fixed, capacity, free } kind = Kind::fixed;
   std::int64_t value = 0;  ///< fixed: the extent; capacity: its upper bound
-  std::int32_t group = 0;  ///< capacity and free: extents of one group agree, after `added` is taken off
-  std::int64_t added = 0;
+  std::int32_t group = 0;  ///< capacity and free: extents of one group agree
 };
+/// Distinct capacity and free names that one op's arguments may use.
+inline constexpr int kMostExtentGroups = 64;
 struct ResolvedArg {
   std::uint32_t dtypes = 0;  ///< one bit per DType
   std::int32_t rank = 0;
@@ -118,7 +119,6 @@ struct PlanData {
   Prepared prepared;
   std::vector<std::byte> problem;
   std::vector<ResolvedArg> args;
-  int groups = 0;  ///< how many distinct capacity and free names there are
 };
 
 }  // namespace detail

@@ -6,6 +6,7 @@
 
 #include "core/implementation.h"
 #include "core/shape_text.h"
+#include "core/view_checks.h"
 
 namespace fathom {
 namespace {
@@ -18,7 +19,7 @@ std::int64_t aligned(std::int64_t bytes) noexcept {
   return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
 }
 
-/// A pair of bytes ranges for one part of the workspace.
+/// One part of the workspace is there, large enough and aligned.
 Status check_buffer(const char* op, const char* part, const Buffer& have, std::int64_t need) noexcept {
   if (need == 0) return {};
   if (have.data == nullptr || have.bytes < need) {
@@ -49,9 +50,8 @@ Status check_view(const PlanData& plan, const ArgSpec& spec, const ResolvedArg& 
     return Status::invalid("%s: %s is missing", op, spec.name);
   }
   if (static_cast<int>(view.dtype) >= kDTypeCount || (resolved.dtypes >> static_cast<int>(view.dtype) & 1u) == 0) {
-    const int dtype = static_cast<int>(view.dtype);
-    return Status::invalid("%s: %s has dtype %s, expected %s", op, spec.name,
-                           dtype < kDTypeCount ? kDTypes[dtype].name : "?", dtype_names(resolved.dtypes).c_str());
+    return Status::invalid("%s: %s has dtype %s, expected %s", op, spec.name, name_of(view.dtype),
+                           dtype_names(resolved.dtypes).c_str());
   }
   if (view.device != plan.device.kind() || view.device_index != plan.device.index()) {
     return Status::invalid("%s: %s is on %s:%d, expected %s:%d", op, spec.name, name_of(view.device), view.device_index,
@@ -65,36 +65,19 @@ Status check_view(const PlanData& plan, const ArgSpec& spec, const ResolvedArg& 
       fits = came == extent.value;
       continue;
     }
-    const std::int64_t count = came - extent.added;
-    fits = count >= 0 && (extent.kind == ResolvedExtent::Kind::free || count <= extent.value);
+    fits = came >= 0 && (extent.kind == ResolvedExtent::Kind::free || came <= extent.value);
     std::int64_t& seen = bound[extent.group];
-    if (seen < 0) seen = count;
-    fits = fits && seen == count;
+    if (seen < 0) seen = came;
+    fits = fits && seen == came;
   }
   if (!fits) {
     return Status::invalid("%s: %s has shape %s, expected %s", op, spec.name, shape_text(view).c_str(),
-                           expected_shape(plan, spec, resolved, bound).c_str());
+                           expected_shape(spec, resolved, bound).c_str());
   }
-  std::int64_t span = 1;
-  for (int i = 0; i < view.rank; ++i) {
-    std::int64_t reach = 0;
-    if (view.strides[i] < 0 || __builtin_mul_overflow(view.strides[i], std::max<std::int64_t>(view.shape[i] - 1, 0), &reach) ||
-        __builtin_add_overflow(span, reach, &span) || span > (std::int64_t{1} << 56)) {
-      return Status::invalid("%s: %s has strides that are negative or overflow", op, spec.name);
-    }
-    // One element cannot be told from another by a stride of 0, so a written view must not fold rows onto each other.
-    if (is_written(spec.role) && view.shape[i] > 1 && view.strides[i] == 0) {
-      return Status::invalid("%s: %s is written but has stride 0 in dimension %d", op, spec.name, i);
-    }
-  }
+  FATHOM_TRY(check_memory(op, spec.name, view, is_written(spec.role)));
   if (view.shape[view.rank - 1] > 1 && view.strides[view.rank - 1] != 1) {
     return Status::invalid("%s: %s has last stride %lld, expected 1", op, spec.name,
                            static_cast<long long>(view.strides[view.rank - 1]));
-  }
-  if (view.data == nullptr && view.numel() > 0) return Status::invalid("%s: %s has no data", op, spec.name);
-  const int bytes = std::max(1, bits_of(view.dtype) / 8);
-  if (reinterpret_cast<std::uintptr_t>(view.data) % bytes != 0) {
-    return Status::invalid("%s: %s is not aligned to its %d-byte elements", op, spec.name, bytes);
   }
   return {};
 }
@@ -104,8 +87,7 @@ Status check_args(const PlanData& plan, std::span<const TensorView> args) {
   if (args.size() != spec.args.size()) {
     return Status::invalid("%s: %zu arguments came, expected %zu", spec.name, args.size(), spec.args.size());
   }
-  constexpr int kMostGroups = 32;
-  std::array<std::int64_t, kMostGroups> bound;
+  std::array<std::int64_t, detail::kMostExtentGroups> bound;
   bound.fill(-1);
   for (std::size_t i = 0; i < args.size(); ++i) {
     FATHOM_TRY(check_view(plan, spec.args[i], plan.args[i], args[i], bound));
@@ -134,6 +116,22 @@ std::string_view forced_for(const PlanOptions& options, std::string_view op) {
     text.remove_prefix(std::min(blank + 1, text.size()));
     const std::size_t equals = pair.find('=');
     if (equals != std::string_view::npos && pair.substr(0, equals) == op) return pair.substr(equals + 1);
+  }
+  return {};
+}
+
+/// A list of pairs names ops that exist and implementations that are not empty; what they are is for each op to say.
+Status check_forced(std::string_view text) {
+  if (text.find('=') == std::string_view::npos) return {};
+  while (!text.empty()) {
+    const std::size_t blank = std::min(text.find_first_of(" ,"), text.size());
+    const std::string pair(text.substr(0, blank));
+    text.remove_prefix(std::min(blank + 1, text.size()));
+    if (pair.empty()) continue;
+    const std::size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals + 1 == pair.size() || find_op(pair.substr(0, equals)) == nullptr) {
+      return Status::invalid("plan: \"%.80s\" forces nothing, expected op=implementation with a known op", pair.c_str());
+    }
   }
   return {};
 }
@@ -195,9 +193,10 @@ Result<AnyPlan> plan_problem(const OpSpec& spec, const void* problem, const Devi
     const Op* op = op_of(spec);
     if (op == nullptr) return Status::invalid("plan: \"%s\" is not in the op table", spec.name);
     FATHOM_TRY(validate(*op, problem));
+    FATHOM_TRY(check_forced(options.implementation));
     const std::string_view forced = forced_for(options, spec.name);
     FATHOM_ASSIGN(const Implementation* implementation, select(*op, problem, device, forced));
-    auto data = std::make_shared<PlanData>(PlanData{op, implementation, device, {}, {}, {}, 0});
+    auto data = std::make_shared<PlanData>(PlanData{op, implementation, device, {}, {}, {}});
     FATHOM_ASSIGN(data->prepared, implementation->prepare(problem, device, options));
     const auto* bytes = static_cast<const std::byte*>(problem);
     data->problem.assign(bytes, bytes + spec.problem->size);

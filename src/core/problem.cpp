@@ -1,15 +1,21 @@
 #include "fathom/core/problem.h"
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
-#include <algorithm>
 #include <cstdio>
 #include <vector>
 
 namespace fathom {
 namespace {
 
-constexpr const char* kDTypeWords[] = {"f32", "bf16", "e4m3", "e2m1x2", "ue8m0", "i32", "i64", "u8"};
+/// The names of kDTypes, as the words of a field.
+constexpr auto kDTypeWords = [] {
+  std::array<const char*, kDTypeCount> words{};
+  for (int i = 0; i < kDTypeCount; ++i) words[i] = kDTypes[i].name;
+  return words;
+}();
 
 template <class T>
 T& member(void* problem, const ProblemField& field) noexcept {
@@ -86,9 +92,9 @@ std::string field_text(const ProblemField& field, const void* problem) {
     std::snprintf(text, sizeof(text), "%d", member<std::int32_t>(problem, field));
     return text;
   }
-  if (field.kind == FieldKind::real) {
-    std::snprintf(text, sizeof(text), "%.9g", static_cast<double>(member<float>(problem, field)));
-    return text;
+  if (field.kind == FieldKind::real) {  // the shortest text that reads back, whatever the process's locale
+    const auto [end, error] = std::to_chars(text, text + sizeof(text), member<float>(problem, field));
+    return error == std::errc() ? std::string(text, end) : "?";
   }
   const auto words = field_words(field);
   const auto index = member<std::uint8_t>(problem, field);
@@ -148,8 +154,11 @@ Status check_problem(const ProblemSpec& spec, const char* op, const void* proble
                                static_cast<long long>(field.least), static_cast<long long>(field.most));
       }
     } else if (field.kind == FieldKind::real) {
-      if (!std::isfinite(member<float>(problem, field))) {
-        return Status::invalid("%s: %s is not finite", op, field.name);
+      const float value = member<float>(problem, field);
+      if (!std::isfinite(value)) return Status::invalid("%s: %s is not finite", op, field.name);
+      if (field.most > field.least && (value < static_cast<float>(field.least) || value > static_cast<float>(field.most))) {
+        return Status::invalid("%s: %s is %g, expected %lld to %lld", op, field.name, static_cast<double>(value),
+                               static_cast<long long>(field.least), static_cast<long long>(field.most));
       }
     } else if (member<std::uint8_t>(problem, field) >= field_words(field).size()) {
       return Status::invalid("%s: %s holds %d, which names nothing", op, field.name, member<std::uint8_t>(problem, field));

@@ -37,7 +37,7 @@ int group_of(std::vector<std::string>& groups, std::string_view name) {
   return static_cast<int>(groups.size()) - 1;
 }
 
-/// Reads one extent: factor {*factor} [/n] [+n].
+/// Reads one extent: factor {*factor} [/n].
 ResolvedExtent resolve_extent(std::string_view text, const PlanData& plan, std::vector<std::string>& groups) {
   const ProblemSpec& problem = *plan.op->spec->problem;
   ResolvedExtent extent;
@@ -51,10 +51,6 @@ ResolvedExtent resolve_extent(std::string_view text, const PlanData& plan, std::
       ++at;
       const std::int64_t divisor = digits(text, at);
       extent.value = (extent.value + divisor - 1) / divisor;
-    } else if (c == '+') {
-      ++at;
-      extent.added = digits(text, at);
-      if (extent.kind == ResolvedExtent::Kind::fixed) extent.value += extent.added, extent.added = 0;
     } else if (std::isdigit(static_cast<unsigned char>(c))) {
       extent.value *= digits(text, at);
     } else {
@@ -107,11 +103,14 @@ Status resolve_args(PlanData& plan) {
     detail::ResolvedArg resolved;
     resolved.dtypes = resolve_dtypes(spec.dtypes, plan);
     for_each_extent(spec.shape, [&](std::string_view text) {
-      resolved.extents[resolved.rank++] = resolve_extent(text, plan, groups);
+      if (resolved.rank < TensorView::kMaxRank) resolved.extents[resolved.rank] = resolve_extent(text, plan, groups);
+      ++resolved.rank;
     });
+    if (resolved.rank > TensorView::kMaxRank || resolved.dtypes == 0 || groups.size() > detail::kMostExtentGroups) {
+      return Status::invalid("%s: the contract of %s is beyond what plans can hold", plan.op->spec->name, spec.name);
+    }
     plan.args.push_back(resolved);
   }
-  plan.groups = static_cast<int>(groups.size());
   return {};
 }
 
@@ -129,7 +128,7 @@ std::string dtype_names(std::uint32_t dtypes) {
   return text;
 }
 
-std::string expected_shape(const PlanData&, const ArgSpec& spec, const detail::ResolvedArg& resolved,
+std::string expected_shape(const ArgSpec& spec, const detail::ResolvedArg& resolved,
                            std::span<const std::int64_t> bound) {
   std::string text = "[";
   int i = 0;
@@ -139,9 +138,9 @@ std::string expected_shape(const PlanData&, const ArgSpec& spec, const detail::R
     if (extent.kind == ResolvedExtent::Kind::fixed) {
       if (!std::isdigit(static_cast<unsigned char>(name.front()))) text += "=" + std::to_string(extent.value);
     } else if (bound[extent.group] >= 0) {
-      text += "=" + std::to_string(bound[extent.group] + extent.added);
+      text += "=" + std::to_string(bound[extent.group]);
     }
-    if (extent.kind == ResolvedExtent::Kind::capacity) text += " (at most " + std::to_string(extent.value + extent.added) + ")";
+    if (extent.kind == ResolvedExtent::Kind::capacity) text += " (at most " + std::to_string(extent.value) + ")";
   });
   return text + "]";
 }

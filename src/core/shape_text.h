@@ -8,14 +8,14 @@
 
 namespace fathom {
 
-/// Fills plan.args and plan.groups from the op's ArgSpecs and the plan's problem.
+/// Fills plan.args from the op's ArgSpecs and the plan's problem.
 Status resolve_args(detail::PlanData& plan);
 /// "[8, 512]".
 std::string shape_text(const TensorView& view);
 /// "f32 or bf16".
 std::string dtype_names(std::uint32_t dtypes);
 /// "[num_tokens=7, topk=512]", with the extents that earlier arguments have bound.
-std::string expected_shape(const detail::PlanData& plan, const ArgSpec& spec, const detail::ResolvedArg& resolved,
+std::string expected_shape(const ArgSpec& spec, const detail::ResolvedArg& resolved,
                            std::span<const std::int64_t> bound);
 
 }  // namespace fathom

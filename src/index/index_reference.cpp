@@ -70,7 +70,7 @@ Status index_reference(const IndexProblem& problem, const IndexArgs& args, const
       if (!args.topk_entries.is_absent()) ref::store(args.topk_entries, t * args.topk_entries.strides[0] + k, static_cast<double>(entry));
       if (!args.topk_indices.is_absent()) {
         const std::int64_t slot = ref::slot_of(args.entries_block_table, seq, entry, problem.entries_page_size);
-        const bool fits = slot <= std::numeric_limits<std::int32_t>::max();  // a slot past i32 has no page behind it
+        const bool fits = slot <= std::numeric_limits<std::int32_t>::max();
         ref::store(args.topk_indices, t * args.topk_indices.strides[0] + k, fits ? static_cast<double>(slot) : -1);
       }
     }

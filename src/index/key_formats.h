@@ -1,7 +1,7 @@
 // What the format of the index keys says of the queries that meet them.
 #pragma once
 
-#include "fathom/cache.h"
+#include "fathom/index.h"
 
 namespace fathom {
 
@@ -12,14 +12,9 @@ inline Status check_key_format(const char* op, CacheFormat format, int dim) noex
   return row_layout(format, dim).status();
 }
 
-/// Element type of index queries.
-inline DType query_dtype(CacheFormat format) noexcept {
-  return format == CacheFormat::index_f32 ? DType::f32 : format == CacheFormat::index_e4m3_f32 ? DType::e4m3 : DType::e2m1x2;
-}
-
 /// Queries and their scales as the key format wants them.
 inline Status check_query(const char* op, CacheFormat format, const TensorView& q, const TensorView& q_scale) noexcept {
-  const DType expected = query_dtype(format);
+  const DType expected = index_query_dtype(format);
   if (q.dtype != expected) {
     return Status::invalid("%s: q has dtype %s, expected %s for %s keys", op, name_of(q.dtype), name_of(expected), name_of(format));
   }

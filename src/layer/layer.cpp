@@ -43,10 +43,9 @@ Pieces lay_out(const LayerProblem& problem, const Stages& stages, std::int64_t n
   pieces.q = take(activation, {problem.num_heads, problem.head_dim});
   pieces.attn_out = take(activation, {problem.num_heads, problem.head_dim});
   if (has_index(problem)) {
-    const bool packed = problem.index_format == CacheFormat::index_e2m1_ue8m0;
-    const DType q_dtype = packed ? DType::e2m1x2 : problem.index_format == CacheFormat::index_e4m3_f32 ? DType::e4m3 : DType::f32;
+    const DType q_dtype = index_query_dtype(problem.index_format);
     pieces.index_q = take(q_dtype, {problem.index_heads, problem.index_dim});
-    if (packed) pieces.index_q_scale = take(DType::ue8m0, {problem.index_heads, problem.index_dim / 32});
+    if (q_dtype == DType::e2m1x2) pieces.index_q_scale = take(DType::ue8m0, {problem.index_heads, problem.index_dim / 32});
     pieces.index_weights = take(DType::f32, {problem.index_heads});
     pieces.topk_indices = take(DType::i32, {problem.index_topk});
   }

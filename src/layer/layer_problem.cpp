@@ -38,7 +38,7 @@ constexpr ProblemField kFields[] = {
     FATHOM_PAGE_SIZE(index_page_size, "index keys of a page"),
     FATHOM_PAGE_SIZE(state_page_size, "state rows of a page"),
     FATHOM_PAGE_SIZE(index_state_page_size, "the indexer's state rows of a page"),
-    {offsetof(LayerProblem, norm_eps), FieldKind::real, "norm_eps", "added to every mean square"},
+    {offsetof(LayerProblem, norm_eps), FieldKind::real, "norm_eps", "added to every mean square", 0, 1},
 };
 #undef FATHOM_PAGE_SIZE
 constexpr LayerProblem kDefaults;

@@ -18,7 +18,7 @@ constexpr ProblemField kFields[] = {
     {offsetof(ProjectProblem, weight_dtype), FieldKind::dtype, "weight_dtype", "f32, bf16 or e4m3"},
     {offsetof(ProjectProblem, window_format), FieldKind::word, "window_format", "rows of the window cache", 0, 0, kCacheFormatWords},
     {offsetof(ProjectProblem, window_page_size), FieldKind::integer, "window_page_size", "rows of a window page", 1, kMaxPageSize},
-    {offsetof(ProjectProblem, norm_eps), FieldKind::real, "norm_eps", "added to every mean square"},
+    {offsetof(ProjectProblem, norm_eps), FieldKind::real, "norm_eps", "added to every mean square", 0, 1},
 };
 constexpr ProjectProblem kDefaults;
 constexpr ProblemSpec kProblem{kFields, sizeof(ProjectProblem), &kDefaults};

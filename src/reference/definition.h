@@ -43,15 +43,16 @@ inline double ue8m0_value(int b) { return b == 255 ? std::nan("") : std::ldexp(1
 template <class Value>
 int nearest_code(double v, int count, int sign_bit, Value&& value) {
   if (std::isnan(v)) return count;  // callers pass `count` so that this is the format's NaN, or handle NaN first
+  const double magnitude = std::min(std::fabs(v), value(count - 1));  // saturates, infinity included
   int best = 0;
   for (int code = 1; code < count; ++code) {
-    const double closer = std::fabs(std::fabs(v) - value(code)) - std::fabs(std::fabs(v) - value(best));
+    const double closer = std::fabs(magnitude - value(code)) - std::fabs(magnitude - value(best));
     if (closer < 0 || (closer == 0 && code % 2 == 0)) best = code;
   }
   return std::signbit(v) ? best | sign_bit : best;
 }
 inline int e4m3_code(double v) {
-  // 127 finite magnitudes, 0x00 to 0x7E; 0x7F is NaN. Beyond 448 the nearest is 448.
+  // 127 finite magnitudes, 0x00 to 0x7E; 0x7F is NaN.
   return nearest_code(v, 127, 0x80, e4m3_value);
 }
 /// E2M1 has no NaN; a NaN's code is a zero and its block's scale byte says NaN.
@@ -95,7 +96,8 @@ inline Vector fake_q8(const Vector& v, int block) {
   for (std::size_t b = 0; b < v.size(); b += block) {
     const int count = static_cast<int>(std::min<std::size_t>(block, v.size() - b));
     const int exponent = q8_exponent(&v[b], count);
-    for (int i = 0; i < count; ++i) out[b + i] = std::ldexp(e4m3_value(q8_code(v[b + i], exponent)), exponent);
+    // The product of code and scale is an f32: the largest blocks overflow to infinity.
+    for (int i = 0; i < count; ++i) out[b + i] = f32(std::ldexp(e4m3_value(q8_code(v[b + i], exponent)), exponent));
   }
   return out;
 }

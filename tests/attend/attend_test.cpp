@@ -144,7 +144,83 @@ TEST_P(WorkedExample, HostileLengthsAndRangesStayInside) {
   EXPECT_NEAR(lse, 1.773123f, 1e-6);
 }
 
+TEST_P(WorkedExample, AnInfiniteSinkTakesAllEvenOfValuesThatOverflow) {
+  std::fill_n(q, 4, 0.0f);
+  std::fill_n(window, 8, 3e38f);
+  sink = kInfinity;
+  ASSERT_EQ(run_with(GetParam(), problem, args), "");
+  expect_out(0, 0, 0, 0);
+}
+
+TEST_P(WorkedExample, RowsOfLogitMinusInfinityWeighNothing) {
+  std::fill_n(q, 4, 10.0f);
+  std::fill_n(window, 8, -3e38f);
+  args.attn_sink = {};
+  ASSERT_EQ(run_with(GetParam(), problem, args), "");
+  const std::vector<float> with(out, out + 4);
+  problem.window_rows = RowsBy::none;
+  args.window = {};
+  ASSERT_EQ(run_with(GetParam(), problem, args), "");
+  for (int i = 0; i < 4; ++i) EXPECT_NEAR(with[i], out[i], 1e-6);
+  std::fill_n(entries, 8, -3e38f);
+  ASSERT_EQ(run_with(GetParam(), problem, args), "");
+  expect_out(0, 0, 0, 0);
+  EXPECT_EQ(lse, -kInfinity);
+}
+
 INSTANTIATE_TEST_SUITE_P(Cpu, WorkedExample, testing::Values("cpu", "reference"));
+
+/// More rows than the CPU keeps logits for, so that the softmax is carried along.
+class ManyRows : public testing::TestWithParam<const char*> {
+ protected:
+  static constexpr int kCount = 5000;
+  ManyRows() : rows(kCount), order(kCount) {
+    problem.num_heads = 1;
+    problem.head_dim = problem.value_dim = 1;
+    problem.q_dtype = problem.out_dtype = DType::f32;
+    problem.softmax_scale = 1;
+    problem.window_rows = RowsBy::list;
+    problem.window_format = CacheFormat::kv_f32;
+    problem.window_page_size = kCount;
+    problem.window_width = kCount;
+    args.q = view(&q, DType::f32, {1, 1, 1});
+    args.window.cache = view(rows.data(), DType::u8, {1, kCount * 4});
+    args.window.indices = view(order.data(), DType::i32, {1, kCount});
+    args.out = view(&out, DType::f32, {1, 1, 1});
+    args.lse = view(&lse, DType::f32, {1, 1});
+    for (int i = 0; i < kCount; ++i) order[i] = i;
+  }
+  AttendProblem problem;
+  AttendArgs args;
+  std::vector<float> rows;
+  std::vector<std::int32_t> order;
+  float q = 1, out = 0, lse = 0;
+};
+
+TEST_P(ManyRows, AgreeWithTheSumInAnyOrder) {
+  double sum = 0, weighted = 0;
+  for (int i = 0; i < kCount; ++i) {
+    rows[i] = static_cast<float>((i * 37) % 101) * 0.25f - 10;
+    sum += std::exp(rows[i]);
+    weighted += std::exp(rows[i]) * rows[i];
+  }
+  for (const int step : {1, 4999, 1237}) {
+    for (int i = 0; i < kCount; ++i) order[i] = static_cast<std::int32_t>(std::int64_t{i} * step % kCount);
+    ASSERT_EQ(run_with(GetParam(), problem, args), "");
+    EXPECT_NEAR(out, weighted / sum, 2e-4);
+    EXPECT_NEAR(lse, std::log(sum), 1e-4);
+  }
+}
+
+TEST_P(ManyRows, AFirstSpanThatWeighsNothingLeavesTheRestAlone) {
+  q = 10;
+  for (int i = 0; i < kCount; ++i) rows[i] = i < 4500 ? -3e38f : 1.0f;
+  ASSERT_EQ(run_with(GetParam(), problem, args), "");
+  EXPECT_NEAR(out, 1, 1e-6);
+  EXPECT_NEAR(lse, 10 + std::log(500.0), 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, ManyRows, testing::Values("cpu", "reference"));
 
 TEST(AttendChecks, EachSlipIsNamed) {
   AttendProblem problem;

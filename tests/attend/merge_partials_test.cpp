@@ -57,6 +57,15 @@ TEST_P(MergePartials, APartThatSawNothingCountsNothingWhateverItHolds) {
   EXPECT_EQ(lse, -kInfinity);
 }
 
+TEST_P(MergePartials, ANanPartIsNotAnEmptyOne) {
+  for (const int poisoned : {1, 2}) {
+    for (int p = 0; p < poisoned; ++p) lses[p] = NAN;
+    ASSERT_EQ(run_with(GetParam(), problem, args), "");
+    EXPECT_TRUE(std::isnan(lse));
+    EXPECT_TRUE(std::isnan(out[0]));
+  }
+}
+
 TEST_P(MergePartials, HugeSinksAndLsesStayFinite) {
   lses[0] = 3e4f;
   lses[1] = -3e4f;

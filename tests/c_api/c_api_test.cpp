@@ -11,7 +11,6 @@
 #include <thread>
 #include <vector>
 
-#include "fathom/config.h"
 #include "fathom/core/op.h"
 
 namespace {
@@ -106,6 +105,10 @@ TEST(CApi, PackedTensorsHaveRowMajorStrides) {
   EXPECT_EQ(tensor.strides[2], 1);
   EXPECT_EQ(tensor.shape[3], 0);
   for (const int32_t rank : {0, -1, 5, INT32_MAX, INT32_MIN}) EXPECT_EQ(fathom_tensor_packed(data, 0, rank, 1, 1, 1, 1).rank, 0);
+  for (const int32_t dtype : {-1, 8, 256, INT32_MAX, INT32_MIN}) {  // 256 would be f32 in a byte
+    EXPECT_EQ(fathom_tensor_packed(data, dtype, 1, 1, 0, 0, 0).rank, 0) << dtype;
+  }
+  EXPECT_EQ(fathom_tensor_packed(data, FATHOM_U8, 1, 1, 0, 0, 0).dtype, FATHOM_U8);
   EXPECT_EQ(fathom_tensor_packed(data, 0, 3, 1, INT64_MAX, INT64_MAX, 0).strides[0], INT64_MAX);
 }
 
@@ -407,66 +410,6 @@ TEST(CApi, CandidatesEndWithTheReference) {
   char buffer[8];
   EXPECT_EQ(fathom_candidates_json("select_topk", "topk=0", owner.device, buffer, 8, nullptr, &status), FATHOM_INVALID_ARGUMENT);
   EXPECT_EQ(fathom_candidates_json("nothing", kProblem, owner.device, buffer, 8, nullptr, &status), FATHOM_INVALID_ARGUMENT);
-}
-
-TEST(CApi, RopeTableIsTheLibrarys) {
-  const fathom_rope rope = {64, 160000.0f, 16.0f, 32.0f, 1.0f, 65536};
-  float by_c[3 * 64], by_cpp[3 * 64];
-  const fathom_tensor table = fathom_tensor_packed(by_c, FATHOM_F32, 2, 3, 64, 0, 0);
-  fathom_status status;
-  ASSERT_EQ(fathom_rope_table(&rope, 1000, &table, &status), FATHOM_OK) << status.text;
-  fathom::RopeConfig config;
-  config.theta = 160000.0f;
-  config.factor = 16.0f;
-  ASSERT_TRUE(fathom::fill_rope_table(config, 1000, fathom::view(by_cpp, fathom::DType::f32, {3, 64})).ok());
-  EXPECT_EQ(std::memcmp(by_c, by_cpp, sizeof(by_c)), 0);
-  EXPECT_NE(fathom_rope_table(&rope, -1, &table, &status), FATHOM_OK);
-  fathom_rope odd = rope;
-  odd.rope_dim = -64;
-  EXPECT_NE(fathom_rope_table(&odd, 0, &table, &status), FATHOM_OK);
-}
-
-TEST(CApi, CacheLayoutsAreThePublishedOnes) {
-  fathom_cache_layout layout;
-  fathom_status status;
-  ASSERT_EQ(fathom_cache_layout_of("kv_e4m3_ue8m0", 512, 64, &layout, &status), FATHOM_OK) << status.text;
-  EXPECT_EQ(layout.dim, 512);
-  EXPECT_EQ(layout.row_bytes + layout.footer_bytes, 584);
-  EXPECT_EQ(layout.page_bytes, 37376);
-  EXPECT_EQ(layout.page_stride, 37440);
-  const fathom_cache_layout before = layout;
-  EXPECT_EQ(fathom_cache_layout_of("kv_e5m2", 512, 64, &layout, &status), FATHOM_INVALID_ARGUMENT);
-  EXPECT_NE(std::strstr(status.text, "kv_e5m2"), nullptr) << status.text;
-  for (const int64_t page_size : {int64_t{0}, int64_t{-64}, INT64_MAX}) {
-    EXPECT_EQ(fathom_cache_layout_of("kv_f32", 512, page_size, &layout, &status), FATHOM_INVALID_ARGUMENT) << page_size;
-  }
-  for (const int32_t dim : {0, -512, INT32_MAX}) EXPECT_NE(fathom_cache_layout_of("kv_f32", dim, 64, &layout, &status), FATHOM_OK) << dim;
-  EXPECT_EQ(std::memcmp(&layout, &before, sizeof(before)), 0);
-}
-
-TEST(CApi, RowsComeBackThroughTheirSlots) {
-  std::vector<std::byte> pages(3 * 4 * 8 * sizeof(float), std::byte{0xff});
-  const std::vector<std::byte> before = pages;
-  float values[2 * 8], back[2 * 8];
-  for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(i);
-  int64_t slots[2] = {9, 2};
-  const fathom_tensor cache = fathom_tensor_packed(pages.data(), FATHOM_U8, 2, 3, 4 * 8 * sizeof(float), 0, 0);
-  const fathom_tensor at = fathom_tensor_packed(slots, FATHOM_I64, 1, 2, 0, 0, 0);
-  const fathom_tensor from = fathom_tensor_packed(values, FATHOM_F32, 2, 2, 8, 0, 0);
-  const fathom_tensor to = fathom_tensor_packed(back, FATHOM_F32, 2, 2, 8, 0, 0);
-  fathom_status status;
-  const fathom_tensor narrow = fathom_tensor_packed(pages.data(), FATHOM_U8, 2, 3, 4 * 8 * sizeof(float) - 1, 0, 0);
-  EXPECT_EQ(fathom_cache_write("kv_f32", 8, 4, &narrow, &at, &from, &status), FATHOM_INVALID_ARGUMENT);
-  EXPECT_NE(std::strstr(status.text, "pages"), nullptr) << status.text;
-  EXPECT_EQ(pages, before);
-
-  ASSERT_EQ(fathom_cache_write("kv_f32", 8, 4, &cache, &at, &from, &status), FATHOM_OK) << status.text;
-  ASSERT_EQ(fathom_cache_read("kv_f32", 8, 4, &cache, &at, &to, &status), FATHOM_OK) << status.text;
-  EXPECT_EQ(std::memcmp(values, back, sizeof(values)), 0);
-  EXPECT_EQ(std::memcmp(pages.data() + 9 * 32, values, 32), 0);
-  slots[0] = 12, slots[1] = INT64_MIN;
-  ASSERT_EQ(fathom_cache_read("kv_f32", 8, 4, &cache, &at, &to, &status), FATHOM_OK) << status.text;
-  for (const float value : back) EXPECT_EQ(value, 0.0f);
 }
 
 }  // namespace

@@ -151,6 +151,7 @@ TEST_F(Damaged, EveryHeaderFieldIsChecked) {
   expect_restore_refused(with(kCaches, 4), "number of caches is 4, expected 5");
   expect_restore_refused(with(kLength, -1), "length is -1");
   expect_restore_refused(with(kLength, kMost), "length is 9223372036854775807");
+  expect_restore_refused(with(kLength, kMaxTokens + 1), "length is 16777217, expected 0 to 16777216");
   expect_restore_refused(with(kLength, 46), "window rows");
   for (int index = 0; index < 5; ++index) {
     expect_restore_refused(with(section(index, kFormat), 0), "rows of");

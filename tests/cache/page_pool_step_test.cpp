@@ -283,12 +283,12 @@ TEST(PagePoolStep, RefusesImpossibleSteps) {
   ASSERT_TRUE(begin(pool, {0}, {15}).ok());
 }
 
-TEST(PagePoolStep, StopsAtTheLargestPosition) {
+TEST(PagePoolStep, StopsAtTheLargestLength) {
   LayerProblem problem = small_problem(0, 1, 65536);  // a window of 1 needs no older rows: a snapshot is its headers
   PagePool pool = pool_of(problem, all_pages(problem, 2));
   ASSERT_TRUE(pool.add_sequence().ok());
   std::vector<std::byte> snapshot = pool.snapshot(0).value();
-  const std::int64_t length = std::numeric_limits<std::int32_t>::max() - 2;
+  const std::int64_t length = kMaxTokens - 2;
   std::memcpy(snapshot.data() + 16, &length, 8);                    // the header's length
   std::memcpy(snapshot.data() + snapshot.size() - 16, &length, 8);  // the window section's first row
   const Result<int> sequence = pool.restore(snapshot);
@@ -296,11 +296,11 @@ TEST(PagePoolStep, StopsAtTheLargestPosition) {
   ASSERT_EQ(pool.length(sequence.value()).value(), length);
   const Result<Batch> past = begin(pool, {sequence.value()}, {3});
   ASSERT_FALSE(past.ok());
-  EXPECT_NE(std::strstr(past.status().text(), "would pass 2147483647"), nullptr) << past.status().text();
+  EXPECT_NE(std::strstr(past.status().text(), "would pass 16777216"), nullptr) << past.status().text();
   const Result<Batch> last = begin(pool, {sequence.value()}, {2});
   ASSERT_TRUE(last.ok()) << last.status().text();
-  EXPECT_EQ(values_of<std::int32_t>(last->window_end), (Ints{2147483646, 2147483647}));
-  EXPECT_EQ(values_of<std::int64_t>(last->window_slots), (Slots{65533, 65534}));
+  EXPECT_EQ(values_of<std::int32_t>(last->window_end), (Ints{16777215, 16777216}));
+  EXPECT_EQ(values_of<std::int64_t>(last->window_slots), (Slots{65534, 65535}));
   ASSERT_TRUE(pool.commit().ok());
 }
 

@@ -106,6 +106,10 @@ TEST(PagePool, CreationRefusesImpossibleSizes) {
   PagePoolOptions wrong = options;
   wrong.num_layers = 0;
   refused(good, wrong, "num_layers is 0");
+  for (const int layers : {4097, std::numeric_limits<int>::max()}) {
+    wrong.num_layers = layers;
+    refused(good, wrong, "expected 1 to 4096");
+  }
   wrong = options;
   wrong.rollback_tokens = -1;
   refused(good, wrong, "rollback_tokens is -1");
@@ -182,6 +186,30 @@ TEST(PagePool, MovesWithItsSequences) {
   ASSERT_TRUE(pool.add_sequence().ok());
   PagePool moved = std::move(pool);
   EXPECT_EQ(moved.length(0).value(), 0);
+}
+
+TEST(PagePool, RefusesEveryCallOnceMovedFrom) {
+  PagePool pool = pool_of(small_problem(0), options_of(small_problem(0), 4));
+  ASSERT_TRUE(pool.add_sequence().ok());
+  PagePool moved = std::move(pool);
+  const int one[] = {0};
+  const std::int64_t count[] = {1};
+  expect_refused(pool.add_sequence().status(), "add_sequence: the pool was moved from");
+  expect_refused(pool.remove_sequence(0), "remove_sequence: the pool was moved from");
+  expect_refused(pool.length(0).status(), "length: the pool was moved from");
+  expect_refused(pool.begin_step(one, count).status(), "begin_step: the pool was moved from");
+  expect_refused(pool.commit(), "commit: the pool was moved from");
+  pool.abandon();
+  expect_refused(pool.roll_back(0, 0), "roll_back: the pool was moved from");
+  expect_refused(pool.fork(0, 0).status(), "fork: the pool was moved from");
+  expect_refused(pool.snapshot(0).status(), "snapshot: the pool was moved from");
+  expect_refused(pool.restore({}).status(), "restore: the pool was moved from");
+  expect_refused(pool.block_table(0, 0).status(), "block_table: the pool was moved from");
+  EXPECT_EQ(pool.num_free_pages(0), 0);
+  EXPECT_TRUE(pool.caches(0).window.is_absent());
+  EXPECT_EQ(pool.problem(), LayerProblem());
+  pool = std::move(moved);  // and takes calls again once another was moved into it
+  EXPECT_EQ(pool.length(0).value(), 0);
 }
 
 TEST(PagePool, RollBackReachesRollbackTokensAndSaysWhatIsGone) {
@@ -309,7 +337,7 @@ TEST(PoolOptions, RefuseImpossibleCounts) {
   const LayerProblem problem = small_problem(4);
   expect_refused(pool_options_for(problem, 0, 10).status(), "sequences is 0");
   expect_refused(pool_options_for(problem, 1, 0).status(), "tokens is 0");
-  expect_refused(pool_options_for(problem, 1, std::int64_t{1} << 31).status(), "tokens is 2147483648");
+  expect_refused(pool_options_for(problem, 1, kMaxTokens + 1).status(), "tokens is 16777217");
   expect_refused(pool_options_for(problem, 1, 10, -3).status(), "rollback_tokens is -3");
   LayerProblem broken = problem;
   broken.entries_page_size = -1;

@@ -114,14 +114,16 @@ TEST(PagedCache, RefusesWhatIsNotPages) {
   refused({}, 64, "rank 0");
   refused(view(bytes.data(), DType::u8, {4 * 37440}), 64, "rank 1");
   refused(view(bytes.data(), DType::bf16, {4, 37440}), 64, "bf16");
-  refused(good, 65, "37440 bytes");
-  refused(view(nullptr, DType::u8, {4, 37440}), 64, "null");
+  refused(good, 65, "37440");
+  refused(view(nullptr, DType::u8, {4, 37440}), 64, "no data");
   refused(view(bytes.data() + 1, DType::u8, {4, 37440}), 64, "multiples of 2");
   TensorView strided = good;
   strided.strides[1] = 2;
   refused(strided, 64, "strides");
   strided = good;
   strided.strides[0] = -37440;
+  refused(strided, 64, "strides");
+  strided.strides[0] = std::int64_t{1} << 62;
   refused(strided, 64, "strides");
   strided.strides[0] = 37377;
   refused(strided, 64, "multiples of 2");
@@ -130,6 +132,14 @@ TEST(PagedCache, RefusesWhatIsNotPages) {
   refused(strided, 64, "-1 pages");
   strided.shape[0] = std::int64_t{1} << 31;
   refused(strided, 64, "pages");
+}
+
+TEST(PagedCache, RemembersItsDeviceAndAStrayFormatHasAName) {
+  const TensorView pages = view(nullptr, DType::u8, {0, 64}, DeviceKind::cuda);
+  EXPECT_EQ(paged_cache("attend", "cache", pages, layout_of(CacheFormat::kv_f32, 8), 2)->device, DeviceKind::cuda);
+  EXPECT_STREQ(name_of(CacheFormat::state_f32), "state_f32");
+  EXPECT_STREQ(name_of(static_cast<CacheFormat>(8)), "?");
+  EXPECT_STREQ(name_of(static_cast<CacheFormat>(255)), "?");
 }
 
 TEST(SlotThrough, FollowsTheTableAndStopsAtItsEnds) {

@@ -161,7 +161,9 @@ TEST(Rows, RefusalsNameTheArgumentAndChangeNothing) {
   refused(cache.view, slots, view(rows.values.data(), DType::f32, {2, 4}), "dim=8");
   refused(cache.view, slots, view(rows.values.data(), DType::u8, {2, 8}), "u8");
   refused(cache.view, slots, view(rows.values.data(), DType::f32, {2, 8}, DeviceKind::cuda), "cuda");
-  refused(cache.view, slots, view(nullptr, DType::f32, {2, 8}), "null");
+  refused(cache.view, slots, view(nullptr, DType::f32, {2, 8}), "no data");
+  refused(cache.view, slots, view(rows.values.data(), static_cast<DType>(99), {2, 8}), "type ?");
+  refused(cache.view, view(before.data(), static_cast<DType>(255), {2}), rows.view, "type ?");
   refused({}, slots, rows.view, "cache");
   PagedCacheView narrow = cache.view;
   narrow.page_stride = 95;
@@ -172,6 +174,67 @@ TEST(Rows, RefusalsNameTheArgumentAndChangeNothing) {
   const Cache other(CacheFormat::kv_f32, 4, 3, 2);
   EXPECT_EQ(convert_rows(cache.view, slots, other.view, slots).code(), StatusCode::invalid_argument);
   EXPECT_EQ(convert_rows(cache.view, slots, cache.view, slots_of({0})).code(), StatusCode::invalid_argument);
+}
+
+TEST(Rows, ViewsThatLieElsewhereThanTheySayAreRefused) {
+  const Cache cache(CacheFormat::kv_f32, 8, 3, 2);
+  Rows rows(2, 8, 1);
+  const std::vector<float> before = rows.values;
+  const std::vector<std::int64_t> named = {0, 1};
+  const TensorView slots = slots_of(named);
+  constexpr std::int64_t kHuge = std::int64_t{1} << 62;
+  const auto refused = [&](const PagedCacheView& pages, const TensorView& at, const TensorView& values,
+                           const char* part) {
+    for (const Status& status : {write_rows(pages, at, values), read_rows(pages, at, values)}) {
+      EXPECT_EQ(status.code(), StatusCode::invalid_argument) << part;
+      EXPECT_NE(std::strstr(status.text(), part), nullptr) << status.text();
+    }
+    if (&values != &rows.view) return;  // the pages or the slots are at fault: converting refuses them on either side
+    EXPECT_EQ(convert_rows(pages, at, cache.view, slots).code(), StatusCode::invalid_argument) << part;
+    EXPECT_EQ(convert_rows(cache.view, slots, pages, at).code(), StatusCode::invalid_argument) << part;
+  };
+  for (const std::int64_t stride : {std::int64_t{-1}, -kHuge, kHuge, std::numeric_limits<std::int64_t>::min()}) {
+    TensorView bad = slots;
+    bad.strides[0] = stride;
+    refused(cache.view, bad, rows.view, "slots has strides");
+    bad = rows.view;
+    bad.strides[0] = stride;
+    refused(cache.view, slots, bad, "values has strides");
+    PagedCacheView pages = cache.view;
+    pages.page_stride = stride;
+    refused(pages, slots, rows.view, "cache has strides");
+  }
+  TensorView bad = slots;
+  bad.data = reinterpret_cast<std::byte*>(bad.data) + 1;
+  refused(cache.view, bad, rows.view, "slots is not aligned to its 8-byte elements");
+  bad = rows.view;
+  bad.data = reinterpret_cast<std::byte*>(bad.data) + 2;
+  refused(cache.view, slots, bad, "values is not aligned to its 4-byte elements");
+  PagedCacheView pages = cache.view;
+  pages.pages += 1;
+  refused(pages, slots, rows.view, "cache has base");
+  pages = cache.view;
+  pages.num_pages = std::numeric_limits<std::int64_t>::max();
+  refused(pages, slots, rows.view, "cache has 9223372036854775807 pages");
+  pages = cache.view;
+  pages.device = DeviceKind::cuda;
+  refused(pages, slots, rows.view, "cache lies on cuda");
+  EXPECT_EQ(rows.values, before);
+  EXPECT_EQ(cache.bytes, std::vector<std::byte>(cache.bytes.size(), kFill));
+}
+
+TEST(Rows, OneRowMayFillManySlotsButManySlotsNotOneRow) {
+  const Cache cache(CacheFormat::kv_f32, 8, 3, 2);
+  Rows rows(2, 8, 1);
+  TensorView folded = rows.view;
+  folded.strides[0] = 0;
+  ASSERT_TRUE(write_rows(cache.view, slots_of({0, 4}), folded).ok());
+  EXPECT_EQ(std::memcmp(cache.view.row(0), rows.values.data(), 32), 0);
+  EXPECT_EQ(std::memcmp(cache.view.row(4), rows.values.data(), 32), 0);
+  const std::vector<float> before = rows.values;
+  const Status status = read_rows(cache.view, slots_of({4, 1}), folded);
+  EXPECT_STREQ(status.text(), "read_rows: values is written but its stride 0 in dimension 0 folds elements onto each other");
+  EXPECT_EQ(rows.values, before);
 }
 
 }  // namespace

@@ -57,6 +57,9 @@ std::vector<BadFile> bad_files() {
   std::string large_metadata = "{";
   for (int i = 0; i < 6; ++i) large_metadata += "\"" + std::to_string(i) + "\":\"" + std::string(900000, 'v') + "\",";
   large_metadata += "}";
+  std::string empty_metadata = "{";
+  for (int i = 0; i < 100000; ++i) empty_metadata += (i > 0 ? ",\"" : "\"") + std::to_string(i) + "\":\"\"";
+  empty_metadata += "}";
   return {
       // The length and the frame.
       {"empty file", "has 0 bytes, expected at least the 8", ""},
@@ -175,6 +178,7 @@ std::vector<BadFile> bad_files() {
       {"metadata key twice", "__metadata__ gives \"k\" twice", metadata("{\"k\":\"1\",\"k\":\"2\"}")},
       {"metadata as a tensor", "__metadata__ holds a list for \"shape\"", metadata(R"({"dtype":"U8","shape":[4]})")},
       {"metadata of many texts", "__metadata__ takes more than 4194304 bytes", metadata(large_metadata)},
+      {"metadata of many empty texts", "__metadata__ takes more than 4194304 bytes", metadata(empty_metadata)},
   };
 }
 

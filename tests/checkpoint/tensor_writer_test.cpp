@@ -80,9 +80,9 @@ TEST(TensorWriter, OddNamesMetadataAndEmptyTensorsComeBack) {
   const TemporaryFolder folder;
   TensorWriter writer;
   ASSERT_TRUE(writer.add("a \"b\"\n\\\xc3\xa9", view(nullptr, DType::bf16, {0, 7})).ok());
-  writer.set_metadata("key", "first");
-  writer.set_metadata("quote", "\"\n");
-  writer.set_metadata("key", "second");
+  ASSERT_TRUE(writer.set_metadata("key", "first").ok());
+  ASSERT_TRUE(writer.set_metadata("quote", "\"\n").ok());
+  ASSERT_TRUE(writer.set_metadata("key", "second").ok());
   ASSERT_TRUE(writer.write(folder.path("x.safetensors")).ok());
   const auto opened = Checkpoint::open(folder.path("x.safetensors"));
   ASSERT_TRUE(opened.ok()) << opened.status().text();
@@ -124,7 +124,10 @@ TEST(TensorWriter, BadTensorsAreRefusedAndNotAdded) {
   bad.shape[0] = -1;
   refused("b", bad, "has the extent -1");
   bad.shape[0] = std::int64_t{1} << 60;
-  refused("b", bad, "inside 63 bits");
+  refused("b", bad, "overflows 63 bits");
+  constexpr std::int64_t kWide = std::int64_t{1} << 32;
+  refused("b", view(nullptr, DType::u8, {0, kWide, kWide}), "overflows 63 bits");
+  refused("b", view(nullptr, DType::u8, {kWide, kWide, 0}), "overflows 63 bits");
   refused("b", view(nullptr, DType::f32, {4}), "has null data");
   refused("b", view(value, DType::e2m1x2, {1, 3}), "even number");
   bad = good;
@@ -134,12 +137,61 @@ TEST(TensorWriter, BadTensorsAreRefusedAndNotAdded) {
   EXPECT_EQ(Checkpoint::open(folder.path("x.safetensors")).value().names().size(), 1u);
 }
 
-TEST(TensorWriter, MetadataThatIsNotUtf8IsRefused) {
+TEST(TensorWriter, BadMetadataIsRefusedAndNotSet) {
+  static_assert(noexcept(TensorWriter().set_metadata("", "")));
   const TemporaryFolder folder;
+  const std::string largest((1 << 20) - 2, 'v'), too_large = largest + "v";  // two quotes belong to them
+  const std::string escaped(200000, '\x01');                                 // six bytes each as JSON
   TensorWriter writer;
-  writer.set_metadata("key", "\xff");
-  EXPECT_EQ(writer.write(folder.path("x.safetensors")).code(), StatusCode::invalid_argument);
-  EXPECT_FALSE(std::filesystem::exists(folder.path("x.safetensors")));
+  ASSERT_TRUE(writer.set_metadata("key", largest).ok());
+  const auto refused = [&](const std::string& key, const std::string& value, const char* expected) {
+    const Status status = writer.set_metadata(key, value);
+    EXPECT_EQ(status.code(), StatusCode::invalid_argument) << expected;
+    EXPECT_NE(std::string(status.text()).find(expected), std::string::npos) << status.text();
+  };
+  refused("key", "\xff", "the metadata value \"\xff\" is not UTF-8");
+  refused("\xff", "value", "the metadata key \"\xff\" is not UTF-8");
+  refused("key", too_large, "takes 1048577 bytes as JSON, expected at most 1048576");
+  refused("key", escaped, "takes 1200002 bytes as JSON");
+  refused(too_large, "value", "the metadata key \"vvv");
+  ASSERT_TRUE(writer.write(folder.path("x.safetensors")).ok());
+  const auto opened = Checkpoint::open(folder.path("x.safetensors"));
+  ASSERT_TRUE(opened.ok()) << opened.status().text();
+  EXPECT_EQ(opened.value().metadata("key"), largest);
+}
+
+TEST(TensorWriter, NamesAsLongAsTheReaderTakes) {
+  const TemporaryFolder folder;
+  const std::string largest((1 << 20) - 2, 'n');
+  std::uint8_t byte = 1;
+  TensorWriter writer;
+  EXPECT_EQ(writer.add(largest + "n", view(&byte, DType::u8, {1})).code(), StatusCode::invalid_argument);
+  ASSERT_TRUE(writer.add(largest, view(&byte, DType::u8, {1})).ok());
+  ASSERT_TRUE(writer.write(folder.path("x.safetensors")).ok());
+  const auto opened = Checkpoint::open(folder.path("x.safetensors"));
+  ASSERT_TRUE(opened.ok()) << opened.status().text();
+}
+
+TEST(TensorWriter, LimitsOfAWholeFileAreKept) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("x.safetensors", "before");
+  const std::string large(1000000, 'x');
+  const auto refused = [&](const TensorWriter& writer, const char* expected) {
+    const Status status = writer.write(path);
+    EXPECT_EQ(status.code(), StatusCode::invalid_argument) << expected;
+    EXPECT_TRUE(std::string(status.text()).starts_with("tensor_writer: ")) << status.text();
+    EXPECT_NE(std::string(status.text()).find(expected), std::string::npos) << status.text();
+    EXPECT_EQ(std::filesystem::file_size(path), 6u);
+  };
+  TensorWriter texts, names, escapes;
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(texts.set_metadata(std::to_string(i), large).ok());
+  refused(texts, "__metadata__ takes more than 4194304 bytes");
+  const TensorView empty = view(nullptr, DType::u8, {0});
+  for (int i = 0; i < 17; ++i) ASSERT_TRUE(names.add(std::to_string(i) + large, empty).ok());
+  refused(names, "the names take more than 16777216 bytes");
+  const std::string controls(170000, '\x01');
+  for (int i = 0; i < 34; ++i) ASSERT_TRUE(escapes.add(std::to_string(i) + controls, empty).ok());
+  refused(escapes, "expected at most 33554432");
 }
 
 TEST(TensorWriter, AFailedWriteLeavesWhatWasThere) {

@@ -43,6 +43,20 @@ TEST(Bench, RunsTheForcedImplementation) {
   EXPECT_TRUE(outcome.out.starts_with("linear reference")) << outcome.out;
 }
 
+TEST(Bench, ForceReachesTheStagesOfALayer) {
+  const std::vector<std::string> layer{"bench", "--model-layer", "v4-flash", "--layer", "window", "--tokens", "1"};
+  std::vector<std::string> line = layer;
+  line.insert(line.end(), {"--force", "attend=reference"});
+  const Outcome outcome = run_fathom(line);
+  ASSERT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_NE(outcome.out.find("attend   reference"), std::string::npos) << outcome.out;
+  // project is made of linear ops: forcing one of those reaches through it.
+  line.back() = "linear=no_such";
+  const Outcome nested = run_fathom(line);
+  EXPECT_EQ(nested.code, kFailed) << nested.out;
+  EXPECT_NE(nested.err.find("\"no_such\""), std::string::npos) << nested.err;
+}
+
 TEST(Bench, RefusesWhatItCannotRun) {
   EXPECT_EQ(run_fathom({"bench", "linear", "in_dim=0"}).code, kFailed);
   EXPECT_EQ(run_fathom({"bench", "linear", kCase, "--force", "linear=no_such"}).code, kFailed);
@@ -52,7 +66,11 @@ TEST(Bench, RefusesWhatItCannotRun) {
       {"bench", "no_such_op"},
       {"bench", "linear", kCase, "--repeat", "1"},
       {"bench", "linear", kCase, "--force", "linear"},
+      {"bench", "linear", kCase, "--force", "linar=cpu"},
+      {"bench", "linear", kCase, "--json", ""},
       {"bench", "--model-layer", "v5"},
+      {"bench", "--model-layer", "v4-flash", "--force", "atend=reference"},
+      {"bench", "--model-layer", "v4-flash", "--force", "attend"},
       {"bench", "linear", "--model-layer", "v4-flash"},
       {"bench", "--layer", "csa"},
   };

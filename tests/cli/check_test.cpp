@@ -8,6 +8,8 @@
 namespace fathom::cli {
 namespace {
 
+constexpr const char* kTiny = FATHOM_GOLDEN_DIR "/tiny";
+
 /// A folder of case files with one op's lines in it.
 struct Cases {
   TempFolder folder;
@@ -36,7 +38,7 @@ TEST(Check, AFileOfCases) {
                     "# two\nnum_tokens=2 num_scores=9 topk=3\nnum_tokens=1 num_scores=4 topk=4 ties=1\n");
   const Outcome outcome = run_fathom({"check", "select_topk", "--cases", cases.folder.path()});
   EXPECT_EQ(outcome.code, kOk) << outcome.out;
-  EXPECT_NE(outcome.out.find("4 runs checked"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("2 runs compared"), std::string::npos) << outcome.out;
   EXPECT_NE(outcome.out.find("all agree"), std::string::npos) << outcome.out;
 }
 
@@ -44,7 +46,7 @@ TEST(Check, AForcedImplementationIsTheOnlyOne) {
   const Cases cases("select_topk", "num_tokens=2 num_scores=9 topk=3\n");
   const Outcome outcome = run_fathom({"check", "--cases", cases.folder.path(), "--force", "select_topk=cpu"});
   EXPECT_EQ(outcome.code, kOk) << outcome.out;
-  EXPECT_NE(outcome.out.find("1 runs checked"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("1 runs compared"), std::string::npos) << outcome.out;
   EXPECT_EQ(outcome.out.find("reference"), std::string::npos) << outcome.out;
 }
 
@@ -55,6 +57,42 @@ TEST(Check, AFailureSaysHowToSeeItAgain) {
   EXPECT_NE(outcome.out.find("fathom check select_topk \"num_tokens=2 num_scores=9 topk=3 colour=7\""),
             std::string::npos)
       << outcome.out;
+}
+
+TEST(Check, AReferenceAloneIsComparedWithNothing) {
+  const Cases cases("select_topk", "num_tokens=2 num_scores=9 topk=3\n");
+  for (const std::vector<std::string>& what :
+       {std::vector<std::string>{"--cases", cases.folder.path()}, {"num_tokens=2 num_scores=9 topk=3"}}) {
+    std::vector<std::string> line{"check", "select_topk", "--force", "select_topk=reference"};
+    line.insert(line.end(), what.begin(), what.end());
+    const Outcome outcome = run_fathom(line);
+    EXPECT_EQ(outcome.code, kFailed) << outcome.out;
+    EXPECT_NE(outcome.out.find("nothing was compared"), std::string::npos) << outcome.out;
+    EXPECT_EQ(outcome.out.find("agree\n"), std::string::npos) << outcome.out;
+  }
+}
+
+TEST(Check, ALayerHasNoReferenceToForce) {
+  const Outcome outcome = run_fathom({"check", "layer", "--force", "layer=reference"});
+  EXPECT_EQ(outcome.code, kUsage) << outcome.out;
+  EXPECT_NE(outcome.err.find("layer has no implementation \"reference\"; it has stages"), std::string::npos)
+      << outcome.err;
+}
+
+TEST(Check, AnEmptyCaseIsACase) {
+  const Outcome outcome = run_fathom({"check", "select_topk", ""});
+  EXPECT_EQ(outcome.code, kOk) << outcome.out;
+  EXPECT_EQ(outcome.out.find("runs compared"), std::string::npos) << outcome.out;
+}
+
+TEST(Check, ForceReachesTheLayersOfAGoldenFolder) {
+  std::vector<std::string> line{"check", "--golden", kTiny, "--numerics", "exact", "--force", "attend=no_such"};
+  const Outcome unknown = run_fathom(line);
+  EXPECT_EQ(unknown.code, kFailed);
+  EXPECT_NE(unknown.err.find("\"no_such\""), std::string::npos) << unknown.err;
+  line.back() = "attend=reference";
+  const Outcome known = run_fathom(line);
+  EXPECT_EQ(known.code, kOk) << known.out << known.err;
 }
 
 TEST(Check, NoCasesFail) {
@@ -73,6 +111,11 @@ TEST(Check, BadUsageIsOneSentenceAndExitCodeTwo) {
       {"check", "attend", "--force", "attend=cpu", "--force", "attend=reference"},
       {"check", "attend", "num_tokens=1", "--cases", "cases"},
       {"check", "--golden", "tests/golden/tiny", "attend"},
+      {"check", "--golden", kTiny, "--force", "atend=reference"},
+      {"check", "--golden", kTiny, "--force", "reference"},
+      {"check", "--golden", ""},
+      {"check", "--cases", ""},
+      {"check", ""},
       {"check", "--numerics", "exact"},
       {"check", "attend", "--threads", "-1"},
   };

@@ -1,8 +1,11 @@
 // The command line as a user meets it: exit codes, where errors go, what the small verbs print.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
+#include <cstdio>
 #include <fstream>
 #include <sstream>
 
@@ -35,6 +38,9 @@ TEST(Program, BadUsageIsOneSentenceAndExitCodeTwo) {
   const std::vector<std::vector<std::string>> lines = {
       {},
       {"jump"},
+      {"show", "jump"},
+      {"info", "jump"},
+      {"info", ""},
       {"--jump"},
       {"run"},
       {"show"},
@@ -47,7 +53,17 @@ TEST(Program, BadUsageIsOneSentenceAndExitCodeTwo) {
       {"run", "--model", "a", "--input", "b", "--output", "c", "--numerics", "f16"},
       {"run", "--model", "a", "--input", "b", "--output", "c", "--device", "tpu"},
       {"run", "--model", "a", "--input", "b", "--output", "c", "--prefill", "-1"},
+      {"run", "--model", "a", "--input", "b", "--output", "c", "--prefill", "99999999999"},
+      {"run", "--model", "a", "--input", "b", "--output", "c", "--layer", "-1"},
+      {"run", "--model", "a", "--input", "b", "--output", "c", "--rank", "-1"},
+      {"run", "--model", "a", "--input", "b", "--output", "c", "--world", "0"},
+      {"run", "--model", "a", "--input", "b", "--output", "c", "--threads", "-1"},
+      {"run", "--model", "a", "--input", "b", "--output", ""},
+      {"run", "--model", "", "--input", "b", "--output", "c"},
+      {"run", "--model", "a", "--input", "b", "--output", "c", "--force", "atend=cpu"},
       {"run", "--model", "a", "--input", "b", "--output", "c", "--chunk", "0"},
+      {"show", "cache", "--format", "kv_f32", "--dim", "-1"},
+      {"show", "cache", "--format", "kv_f32", "--svg", ""},
       {"run", "--model", "a", "--input", "b", "--output", "c", "--layer", "one"},
       {"run", "--model", "a", "--input", "b", "--output", "c", "--page-size", "99999999"},
       {"run", "--model", "a", "--input", "b", "--output", "c", "--kv-format", "index_f32"},
@@ -56,8 +72,32 @@ TEST(Program, BadUsageIsOneSentenceAndExitCodeTwo) {
     const Outcome outcome = run_fathom(line);
     EXPECT_EQ(outcome.code, kUsage) << testing::PrintToString(line);
     EXPECT_TRUE(is_one_sentence(outcome.err)) << outcome.err;
+    EXPECT_LT(outcome.err.size(), 250u) << outcome.err;  // a bound is a number for people
     EXPECT_EQ(outcome.out, "");
   }
+}
+
+TEST(Program, TheWrongWordIsNamed) {
+  EXPECT_NE(run_fathom({"jump"}).err.find("jump"), std::string::npos);
+  EXPECT_NE(run_fathom({"show", "jump"}).err.find("jump"), std::string::npos);
+  EXPECT_NE(run_fathom({"info", "jump"}).err.find("jump"), std::string::npos);
+  EXPECT_NE(run_fathom({}).err.find("run, check, bench, info, show"), std::string::npos);
+  EXPECT_NE(run_fathom({"show"}).err.find("pattern, cache"), std::string::npos);
+}
+
+// /dev/full takes nothing: what is printed there is lost.
+TEST(Program, LostOutputIsAFailure) {
+  std::fflush(stdout);
+  const int full = ::open("/dev/full", O_WRONLY), own = ::dup(STDOUT_FILENO);
+  if (full < 0 || own < 0) GTEST_SKIP() << "no /dev/full here";
+  ::dup2(full, STDOUT_FILENO);
+  const char* argv[] = {"fathom", "info"};
+  const int code = run_program(2, argv);
+  ::dup2(own, STDOUT_FILENO);
+  std::clearerr(stdout);
+  ::close(full);
+  ::close(own);
+  EXPECT_EQ(code, kFailed);
 }
 
 TEST(Info, MachineAsTextAndJson) {
@@ -91,11 +131,11 @@ TEST(Info, ExactlyOneImplementationTakesAProblem) {
   const auto json = nlohmann::json::parse(run_fathom({"info", "select_topk", "num_scores=9", "--json"}).out);
   EXPECT_EQ(json.at("op"), "select_topk");
   EXPECT_EQ(json.at("candidates").back().at("implementation"), "reference");
+  EXPECT_TRUE(run_fathom({"info", "select_topk", ""}).out.starts_with("select_topk \"\"\n"));
 }
 
-TEST(Info, BadSubjectsAndProblemsAreNamed) {
+TEST(Info, BadProblemsAreNamed) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> lines = {
-      {{"info", "jump"}, "\"jump\" is not an op"},
       {{"info", "select_topk", "topk=x"}, "topk"},
       {{"info", "select_topk", "jump=1"}, "jump"},
       {{"info", "select_topk", "topk=-5"}, "topk"},

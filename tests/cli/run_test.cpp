@@ -233,7 +233,11 @@ TEST_F(Run, WhatCannotBeReadIsNamed) {
   line.insert(line.end(), {"--force", "attend=magic"});
   EXPECT_NE(error_of(line).find("magic"), std::string::npos);
   line.back() = "attend";
-  EXPECT_NE(error_of(line).find("OP=IMPL"), std::string::npos);
+  EXPECT_NE(error_of(line, kUsage).find("OP=IMPL"), std::string::npos);
+  // Before anything is opened or computed: the input does not even exist.
+  line = line_with(kTiny, kTiny + "/nothing.safetensors");
+  line[8] = folder_.path();
+  EXPECT_NE(error_of(line).find("is a folder"), std::string::npos);
 }
 
 TEST_F(Run, InputsOfTheWrongKindAreRefused) {

@@ -147,6 +147,23 @@ TEST_P(WorkedExample, PaddingAndHostileIndicesTouchNothing) {
   for (const float value : state) EXPECT_TRUE(std::isnan(value));
 }
 
+TEST_P(WorkedExample, OlderRowsBehindHostileTablesAreMasked) {
+  // Token 3 alone closes entry 1 and needs rows 0..2, which no table leads to: only its own row is left to pool.
+  for (const std::int32_t seq : {0, -1, 1, 1 << 30, std::numeric_limits<std::int32_t>::min()}) {
+    for (const std::int32_t page : {-1, 3, std::numeric_limits<std::int32_t>::max()}) {
+      if (seq == 0) {
+        table[0] = table[1] = page;
+      }
+      std::fill_n(seqs, kTokens, seq);
+      entries.assign(entries.size(), NAN);
+      ASSERT_EQ(run_with(GetParam(), problem, args(3, 1)), "");
+      const std::vector<double> alone = normed(2, -2);  // columns 2, 3 of token 3
+      EXPECT_NEAR(entries[2], alone[0], 3e-6);
+      EXPECT_NEAR(entries[3], alone[1], 3e-6);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Cpu, WorkedExample, testing::Values("cpu", "reference"));
 
 }  // namespace

@@ -5,7 +5,9 @@
 
 #include <fstream>
 #include <string>
+#include <vector>
 
+#include "checkpoint/checkpoint_files.h"
 #include "fathom/config.h"
 
 namespace fathom {
@@ -145,6 +147,33 @@ TEST(ConfigJson, FlatRotationUnderTheNewNameIsRead) {
   EXPECT_EQ(parsed(text).rope_factor, 8.5f);
 }
 
+TEST(ConfigJson, WindowThetaInAFlatRotationIsRead) {
+  for (const char* group : {"rope_parameters", "rope_scaling"}) {
+    std::string text = kFlat;
+    text.replace(text.find("rope_scaling"), 12, group);
+    text.replace(text.find("\"rope_theta\": 10000,"), 20, "");
+    text.replace(text.find("\"factor\": 16"), 12, "\"factor\": 16, \"rope_theta\": 25000");
+    const ModelConfig config = parsed(text);
+    EXPECT_EQ(config.rope_theta, 25000.0f) << group;
+    EXPECT_EQ(config.compress_rope_theta, 160000.0f) << group;
+  }
+}
+
+TEST(ConfigJson, RotationKindsMayAgree) {
+  const char* twice_yarn = "\"rope_type\": \"yarn\", \"type\": \"yarn\"";
+  EXPECT_EQ(parsed(nested("\"rope_type\": \"yarn\"", twice_yarn)).rope_factor, 16.0f);
+  const char* twice_default = "\"rope_type\": \"default\", \"type\": \"default\"";
+  EXPECT_EQ(parsed(nested("\"rope_type\": \"yarn\"", twice_default)).rope_factor, 0.0f);
+}
+
+TEST(ConfigJson, MtpLayersFollowLayerTypes) {
+  const ModelConfig config = parsed(nested("{", "{\"num_nextn_predict_layers\": 2, "));
+  EXPECT_EQ(config.num_layers, 3);
+  ASSERT_EQ(config.compress_ratios, (std::vector<int>{0, 4, 128, 0, 0}));
+  EXPECT_EQ(config.layer(4).value().name, "mtp.1.attn");
+  EXPECT_EQ(parsed(nested("{", "{\"num_nextn_predict_layers\": 0, ")).num_attention_layers(), 3);
+}
+
 TEST(ConfigJson, LayerTypesAndRatiosMayAgree) {
   std::string text = kFlat;
   text.insert(
@@ -224,6 +253,21 @@ TEST(ConfigJson, RefusesImpossibleValuesByName) {
       {"dim is 128, but hidden_size is 256: they name the same thing", native("{", "{\"hidden_size\": 256, ")},
       {"rope_theta is 10000, but rope_parameters.main.rope_theta is 20000",
        native("{", "{\"rope_parameters\": {\"main\": {\"rope_theta\": 20000}}, ")},
+      {"rope_theta is 10000, but rope_parameters.rope_theta is 20000",
+       native("{", "{\"rope_parameters\": {\"rope_theta\": 20000}, ")},
+      {"rope_theta is 10000, but rope_scaling.rope_theta is 20000",
+       native("{", "{\"rope_scaling\": {\"rope_theta\": 20000}, ")},
+      {"rope_scaling.rope_type is \"default\", but rope_scaling.type is \"yarn\": they name the same thing",
+       native("{", "{\"rope_scaling\": {\"type\": \"yarn\", \"rope_type\": \"default\"}, ")},
+      {"rope_parameters.compress.rope_type is \"yarn\", but rope_scaling.type is \"default\"",
+       nested("{", "{\"rope_scaling\": {\"type\": \"default\"}, ")},
+      {"rope_parameters.main.rope_type is \"default\", but rope_parameters.main.type is \"yarn\"",
+       nested("\"rope_type\": \"default\"", "\"rope_type\": \"default\", \"type\": \"yarn\"")},
+      {"num_nextn_predict_layers is 2147483647, expected at most 1024",
+       nested("{", "{\"num_nextn_predict_layers\": 2147483647, ")},
+      {"compress_ratios has 1027 entries", nested("{", "{\"num_nextn_predict_layers\": 1024, ")},
+      {"num_nextn_predict_layers is -1", nested("{", "{\"num_nextn_predict_layers\": -1, ")},
+      {"window is 1048577, expected 1 to 1048576", native("\"window_size\": 128", "\"window_size\": 1048577")},
       {"rope_theta is \"x\", expected a number", native("\"rope_theta\": 10000.0", "\"rope_theta\": \"x\"")},
       {"rope_theta is 1e+300, expected a number within", native("\"rope_theta\": 10000.0", "\"rope_theta\": 1e300")},
       {"rope_theta is true", native("\"rope_theta\": 10000.0", "\"rope_theta\": true")},
@@ -292,7 +336,8 @@ TEST(ConfigJson, RefusesOtherModelsAsUnsupported) {
        native("{", "{\"architectures\": [\"LlamaForCausalLM\"], ")},
       {"rope_scaling.type is \"linear\"", native("{", "{\"rope_scaling\": {\"type\": \"linear\"}, ")},
       {"rope_parameters.compress.rope_type is 3", nested("\"rope_type\": \"yarn\"", "\"rope_type\": 3")},
-      {"rope_parameters.main.rope_type is \"yarn\"", nested("\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"")},
+      {"the rope_type of rope_parameters.main is \"yarn\"",
+       nested("\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"")},
       {"attention_factor is 1.25, expected 1", nested("\"attention_factor\": 1.0", "\"attention_factor\": 1.25")},
   };
   for (const BadConfig& bad : kCases) {
@@ -314,14 +359,14 @@ TEST(ConfigJson, RefusesPathsThatAreNoFile) {
   refused("", "cannot open");
   refused("/dev/zero", "is a device");
   refused("/", "is a folder");
-  const std::string fifo = testing::TempDir() + "fathom_config_" + std::to_string(::getpid());
+  const TemporaryFolder folder;
+  const std::string fifo = folder.path("config.json");
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
   refused(fifo, "is a FIFO");
   ::unlink(fifo.c_str());
   std::ofstream(fifo) << "{}";
   ASSERT_EQ(::truncate(fifo.c_str(), (16 << 20) + 1), 0);
   refused(fifo, "has 16777217 bytes");
-  ::unlink(fifo.c_str());
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "fathom/config.h"
+#include "fathom/layer.h"
 
 namespace fathom {
 namespace {
@@ -180,6 +181,26 @@ TEST(CheckLayer, NamesEveryImpossibleField) {
     EXPECT_EQ(status.code(), StatusCode::invalid_argument) << bad.expected;
     EXPECT_NE(std::string(status.text()).find(bad.expected), std::string::npos)
         << status.text() << "\nexpected: " << bad.expected;
+  }
+}
+
+TEST(CheckLayer, TakesWhatALayerCanBePlannedFor) {
+  const auto most_of = [](std::string_view name) {
+    for (const ProblemField& field : LayerProblem::spec().fields) {
+      if (name == field.name) return static_cast<int>(field.most);
+    }
+    return -1;
+  };
+  const std::pair<const char*, int LayerConfig::*> kFields[] = {{"window", &LayerConfig::window},
+                                                                {"index_dim", &LayerConfig::index_dim},
+                                                                {"index_topk", &LayerConfig::index_topk}};
+  for (const auto& [name, field] : kFields) {
+    LayerConfig layer = flash_layer(2);
+    layer.max_positions = kMaxTokens;  // 2^22 entries, more than index_topk may be
+    layer.*field = most_of(name);
+    EXPECT_TRUE(check_config(layer).ok()) << check_config(layer).text();
+    layer.*field *= 2;
+    EXPECT_EQ(check_config(layer).code(), StatusCode::invalid_argument) << name;
   }
 }
 

@@ -44,6 +44,18 @@ TEST(RopeFrequencies, AreTheBitsOfTheSpecification) {
   EXPECT_EQ(window_bits[31], 0x390bd472u);
 }
 
+TEST(RopeFrequencies, ARampWithoutLengthIsAStep) {
+  RopeConfig config = compressed();
+  config.original_length = 6;  // less than a turn of the first pair: the ramp would begin and end there
+  RopeConfig plain = config;
+  plain.factor = 0;
+  float stepped[32], kept[32];
+  ASSERT_TRUE(rope_frequencies(config, stepped).ok());
+  ASSERT_TRUE(rope_frequencies(plain, kept).ok());
+  EXPECT_EQ(stepped[0], 1.0f);
+  for (int i = 1; i < 32; ++i) EXPECT_EQ(stepped[i], kept[i] / config.factor) << i;
+}
+
 TEST(RopeTable, AgreesWithTheReference) {
   const auto golden = Checkpoint::open(FATHOM_GOLDEN_DIR "/tables.safetensors");
   ASSERT_TRUE(golden.ok()) << golden.status().text();
@@ -121,6 +133,14 @@ TEST(RopeTable, BadArgumentsAreRefusedAndNothingIsWritten) {
   bad = good;
   bad.strides[0] = 63;
   refused(window(), 0, bad, "row stride >= 64");
+  for (const std::int64_t stride : {std::int64_t{1} << 60, std::int64_t{1} << 62}) {
+    bad.strides[0] = stride;
+    refused(window(), 0, bad, "strides that are negative or overflow");
+  }
+  bad = good;
+  bad.data = reinterpret_cast<std::byte*>(table.data()) + 1;
+  bad.shape[0] = 3;
+  refused(window(), 0, bad, "not aligned to its 4-byte elements");
   bad = good;
   bad.device = DeviceKind::cuda;
   refused(window(), 0, bad, "expected cpu");

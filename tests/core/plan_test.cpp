@@ -79,7 +79,12 @@ TEST_F(LinearCall, EverySlipIsNamedAndNothingIsWritten) {
   args.x.strides[0] = std::int64_t{1} << 62;
   refused("linear: x has strides that are negative or overflow");
   args.out.strides[0] = 0;
-  refused("linear: out is written but has stride 0 in dimension 0");
+  refused("linear: out is written but its stride 0 in dimension 0 folds elements onto each other");
+  args.out.strides[0] = 1;
+  refused("linear: out is written but its stride 1 in dimension 1 folds elements onto each other");
+  args.weight.data = nullptr;
+  args.weight.strides[0] = 0;
+  refused("linear: weight has no data");
   args.weight_scale = view(weight, DType::ue8m0, {1, 1});
   refused("linear: weight_scale came with f32 weights, expected none");
 }
@@ -127,6 +132,9 @@ TEST_F(LinearCall, AnEmptyPlanOrOneOfAnotherOpIsRefused) {
 TEST_F(LinearCall, ForcingAnImplementation) {
   for (const char* forced : {"reference", "cpu", "linear=reference", "attend=cpu linear=reference", "attend=cpu,linear=cpu"}) {
     EXPECT_EQ(test::run_with(forced, problem, args), "") << forced;
+  }
+  for (const char* slip : {"lineer=reference", "linear=", "=x", "linear:reference attend=cpu", "attend=cpu linear"}) {
+    EXPECT_EQ(plan_linear(problem, cpu(), {slip}).status().code(), StatusCode::invalid_argument) << slip;
   }
   EXPECT_STREQ(plan_linear(problem, cpu(), {"linear=reference"}).value().implementation(), "reference");
   EXPECT_STREQ(plan_linear(problem, cpu(), {"attend=reference"}).value().implementation(), "cpu");

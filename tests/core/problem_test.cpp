@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <clocale>
 #include <string>
 
 #include "fathom/attend.h"
@@ -72,6 +73,22 @@ TEST(ProblemText, LongAndOddTextsAreRefused) {
   AttendProblem attend;
   EXPECT_FALSE(parse_problem(AttendProblem::spec(), "softmax_scale=inf", &attend).ok());
   EXPECT_FALSE(parse_problem(AttendProblem::spec(), "softmax_scale=nan", &attend).ok());
+}
+
+TEST(ProblemText, DoesNotDependOnTheLocale) {
+  const std::string before = std::setlocale(LC_ALL, nullptr);
+  for (const char* name : {"de_DE.UTF-8", "de_DE", "fr_FR.UTF-8"}) {
+    if (std::setlocale(LC_ALL, name) != nullptr) break;  // where none is installed the test still holds
+  }
+  AttendProblem problem;
+  problem.softmax_scale = 0.5f;
+  EXPECT_EQ(to_text(problem), "softmax_scale=0.5");
+  std::setlocale(LC_ALL, before.c_str());
+}
+
+TEST(CheckProblem, RealsHaveBoundsToo) {
+  ProjectProblem problem{.hidden_size = 1, .num_heads = 1, .q_rank = 1, .norm_eps = -1};
+  EXPECT_STREQ(check_problem(ProjectProblem::spec(), "project", &problem).text(), "project: norm_eps is -1, expected 0 to 1");
 }
 
 TEST(CheckProblem, EnumsOutsideTheirWordsAreRefused) {

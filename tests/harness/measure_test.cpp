@@ -2,6 +2,11 @@
 #include "harness/measure.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <system_error>
 
 namespace fathom::harness {
 namespace {
@@ -53,6 +58,33 @@ TEST(Measure, RefusesWhatCannotRun) {
   MeasureOptions options;
   options.implementation = "no_such";
   EXPECT_FALSE(measure("linear", "num_tokens=1 in_dim=64 out_dim=64", device.value(), roof, options).ok());
+}
+
+/// Ends with 0 if measuring on threads that cannot all be made is an error, and not the end of the process.
+[[noreturn]] void measure_without_room() {
+  RoofMeter roof(256);
+  long pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  const auto room = static_cast<rlim_t>(pages) * 4096 + (rlim_t{256} << 20);  // for some stacks of 8 MiB
+  const rlimit limit{room, room};
+  if (setrlimit(RLIMIT_AS, &limit) != 0) std::_Exit(2);
+  try {
+    roof.operations_per_second();
+  } catch (const std::system_error&) {
+    std::_Exit(0);
+  }
+  std::_Exit(1);
+}
+
+TEST(Roof, ThreadsThatCannotBeMadeAreAnError) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers need the address space themselves";
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+  GTEST_SKIP() << "sanitizers need the address space themselves";
+#endif
+#endif
+  EXPECT_EXIT(measure_without_room(), testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

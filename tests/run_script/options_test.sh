@@ -10,9 +10,13 @@ expect unknown_verb_is_named grep -q '"frobnicate"' "$temporary/output"
 code_of "$root/run" --frobnicate test
 expect unknown_option [ $code -eq 2 ]
 for jobs in 0 two -1 ''; do
-  code_of "$root/run" --jobs "$jobs" doctor frobnicate
+  code_of "$root/run" --jobs "$jobs" doctor
   expect "jobs_\"$jobs\"" [ $code -eq 2 ]
+  code_of "$root/run" "--jobs=$jobs" doctor
+  expect "jobs=\"$jobs\"" [ $code -eq 2 ]
 done
+code_of "$root/run" --jobs 3 doctor
+expect jobs_3 [ $code -eq 0 ]
 code_of "$root/run" demo --deep
 expect deep_belongs_to_test [ $code -eq 2 ]
 code_of "$root/run" demo test

@@ -87,7 +87,7 @@ typedef struct fathom_tensor {
 } fathom_tensor;
 
 /* A densely packed view in host memory of a fathom_dtype; only the first `rank` extents are used. An absent view if rank
- * is not 1 to 4. */
+ * is not 1 to 4 or dtype is no fathom_dtype. */
 FATHOM_C_API fathom_tensor fathom_tensor_packed(void* data, int32_t dtype, int32_t rank, int64_t extent0,
                                                 int64_t extent1, int64_t extent2, int64_t extent3);
 

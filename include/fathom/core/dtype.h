@@ -31,8 +31,13 @@ inline constexpr DTypeInfo kDTypes[kDTypeCount] = {
     {"f32", 32}, {"bf16", 16}, {"e4m3", 8}, {"e2m1x2", 4}, {"ue8m0", 8}, {"i32", 32}, {"i64", 64}, {"u8", 8},
 };
 
-constexpr const char* name_of(DType dtype) noexcept { return kDTypes[static_cast<int>(dtype)].name; }
-constexpr int bits_of(DType dtype) noexcept { return kDTypes[static_cast<int>(dtype)].bits; }
+/// "?" and no bits for a byte that is no element type.
+constexpr DTypeInfo info_of(DType dtype) noexcept {
+  const int index = static_cast<int>(dtype);
+  return index < kDTypeCount ? kDTypes[index] : DTypeInfo{"?", 0};
+}
+constexpr const char* name_of(DType dtype) noexcept { return info_of(dtype).name; }
+constexpr int bits_of(DType dtype) noexcept { return info_of(dtype).bits; }
 /// Bytes that `count` elements of a row take; a half-filled last byte counts whole.
 constexpr std::int64_t bytes_of(DType dtype, std::int64_t count) noexcept {
   return (count * bits_of(dtype) + 7) / 8;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <string_view>
 
@@ -14,7 +15,8 @@ namespace fathom FATHOM_PUBLIC {
 enum class Role : std::uint8_t { in, optional_in, out, optional_out, inout, optional_inout };
 constexpr const char* name_of(Role role) noexcept {
   constexpr const char* kNames[] = {"in", "optional in", "out", "optional out", "inout", "optional inout"};
-  return kNames[static_cast<int>(role)];
+  const auto index = static_cast<std::size_t>(role);
+  return index < std::size(kNames) ? kNames[index] : "?";
 }
 constexpr bool is_optional(Role role) noexcept {
   return role == Role::optional_in || role == Role::optional_out || role == Role::optional_inout;
@@ -23,7 +25,7 @@ constexpr bool is_written(Role role) noexcept { return role != Role::in && role 
 
 /// One argument of an op.
 ///   shape   extents separated by blanks. A word is a field of the problem, or, if the problem has no such field, a
-///           free extent that must agree wherever it is used. `a*b` multiplies, `/n` divides rounding up, `+n` adds.
+///           free extent that must agree wherever it is used. `a*b` multiplies, `/n` divides rounding up.
 ///           An extent named by a capacity field may be smaller than the plan's, alike for all arguments.
 ///   dtypes  names separated by '|'; `$field` is the type that field of the problem holds ($numerics: f32 or bf16).
 struct ArgSpec {

@@ -51,7 +51,7 @@ class AnyPlan {
   AnyPlan() = default;
   explicit AnyPlan(std::shared_ptr<const detail::PlanData> data) noexcept : data_(std::move(data)) {}
 
-  /// False for a default-made plan; running one is an error.
+  /// False for a default-made plan: running one is an error, and asking it anything else is undefined.
   explicit operator bool() const noexcept { return data_ != nullptr; }
   const OpSpec& op() const noexcept;
   /// Name of the implementation that runs.

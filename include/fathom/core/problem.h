@@ -1,7 +1,9 @@
 // Problems: what is computed, as sizes and words that print and parse as one line ("num_tokens=3 num_heads=64").
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,7 +18,10 @@ namespace fathom FATHOM_PUBLIC {
 ///   served  bf16 activations, FP8 rows, Hadamard + FP4 index keys: what the model was trained to see
 enum class Numerics : std::uint8_t { exact, served };
 inline constexpr const char* kNumericsWords[] = {"exact", "served"};
-constexpr const char* name_of(Numerics numerics) noexcept { return kNumericsWords[static_cast<int>(numerics)]; }
+constexpr const char* name_of(Numerics numerics) noexcept {
+  const auto index = static_cast<std::size_t>(numerics);
+  return index < std::size(kNumericsWords) ? kNumericsWords[index] : "?";
+}
 /// Element type of activations under these numerics.
 constexpr DType activation_dtype(Numerics numerics) noexcept {
   return numerics == Numerics::exact ? DType::f32 : DType::bf16;
@@ -31,7 +36,8 @@ enum class FieldKind : std::uint8_t {
   numerics,  ///< Numerics
 };
 
-/// One field of a problem struct. `least` and `most` bound integers; `words` names the values of an enum.
+/// One field of a problem struct. `least` and `most` bound integers, and reals
+/// where they differ; `words` names the values of an enum.
 struct ProblemField {
   std::uint16_t offset;
   FieldKind kind;

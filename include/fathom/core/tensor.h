@@ -1,6 +1,7 @@
 // TensorView: where the bytes are. Non-owning, trivially copyable.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +12,9 @@
 namespace fathom FATHOM_PUBLIC {
 
 enum class DeviceKind : std::uint8_t { cpu, cuda };
-constexpr const char* name_of(DeviceKind kind) noexcept { return kind == DeviceKind::cpu ? "cpu" : "cuda"; }
+constexpr const char* name_of(DeviceKind kind) noexcept {
+  return kind == DeviceKind::cpu ? "cpu" : kind == DeviceKind::cuda ? "cuda" : "?";
+}
 
 /// A strided view of up to four dimensions. Strides count elements; the last one is 1 wherever an op reads it.
 /// A default-made view is null: it stands for an optional argument that was left out.
@@ -49,7 +52,8 @@ struct TensorView {
   }
 };
 
-/// A densely packed view; `data` may be const, ops never write through an `in` argument.
+/// A densely packed view; `data` may be const, ops never write through an `in` argument. More than kMaxRank extents give
+/// a view of rank kMaxRank + 1, which every op refuses.
 inline TensorView view(const void* data, DType dtype, std::initializer_list<std::int64_t> shape,
                        DeviceKind device = DeviceKind::cpu) noexcept {
   TensorView result;
@@ -57,10 +61,11 @@ inline TensorView view(const void* data, DType dtype, std::initializer_list<std:
   result.dtype = dtype;
   result.device = device;
   for (const std::int64_t extent : shape) {
-    if (result.rank < TensorView::kMaxRank) result.shape[result.rank++] = extent;
+    if (result.rank < TensorView::kMaxRank) result.shape[result.rank] = extent;
+    result.rank = std::min(result.rank + 1, TensorView::kMaxRank + 1);
   }
   std::int64_t stride = 1;
-  for (int i = result.rank - 1; i >= 0; --i) {
+  for (int i = std::min(result.rank, TensorView::kMaxRank) - 1; i >= 0; --i) {
     result.strides[i] = stride;
     stride *= result.shape[i];
   }

@@ -1,0 +1,67 @@
+// The shared options. Checks run while the command line is parsed, so no verb can forget one.
+#include "cli/options.h"
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/terminal.h"
+
+namespace fathom::cli {
+namespace {
+
+constexpr const char* kForce = "--force";
+
+void force(harness::Forced& forced, const std::string& word) {
+  const std::size_t equals = word.find('=');
+  const std::string op = word.substr(0, equals);
+  if (equals == std::string::npos || equals + 1 == word.size()) {
+    throw CLI::ValidationError(kForce, fmt::format("\"{}\" is not OP=IMPL", word));
+  }
+  if (find_op(op) == nullptr) throw CLI::ValidationError(kForce, fmt::format("there is no op \"{}\"", op));
+  if (!forced.emplace(op, word.substr(equals + 1)).second) {
+    throw CLI::ValidationError(kForce, fmt::format("{} is named twice", op));
+  }
+}
+
+}  // namespace
+
+void need_subcommand(CLI::App& app, int& exit_code) {
+  // CLI11 would complain of the missing subcommand before it names the word that is none.
+  app.require_subcommand(0, 1);
+  app.callback([&app, &exit_code] {
+    if (!app.get_subcommands().empty()) return;
+    std::vector<std::string> names;
+    for (const CLI::App* known : app.get_subcommands({})) names.push_back(known->get_name());
+    const std::string who = app.get_parent() == nullptr ? "" : app.get_name() + ": ";
+    print_error(fmt::format("{}expected one of {}", who, fmt::join(names, ", ")));
+    exit_code = kUsage;
+  });
+}
+
+void add_force(CLI::App& verb, harness::Forced& forced, const std::string& meaning) {
+  const auto read = [&forced](const std::vector<std::string>& words) {
+    for (const std::string& word : words) force(forced, word);
+  };
+  verb.add_option_function<std::vector<std::string>>(kForce, read, "OP=IMPL: " + meaning)
+      ->expected(1)
+      ->allow_extra_args(false)  // the word after the pair may be a case
+      ->take_all();
+}
+
+void add_threads(CLI::App& verb, int& threads) {
+  constexpr int kMostThreads = 4096;
+  verb.add_option("--threads", threads, "Threads; 0 takes all")->check(CLI::Range(0, kMostThreads));
+}
+
+CLI::Validator op_name(const std::vector<std::string>& others) {
+  std::vector<std::string> names;
+  for (const OpSpec* op : op_table()) names.emplace_back(op->name);
+  names.insert(names.end(), others.begin(), others.end());
+  return CLI::IsMember(names);
+}
+
+CLI::Validator not_empty() {
+  return {[](const std::string& word) { return word.empty() ? "is empty" : ""; }, ""};
+}
+
+}  // namespace fathom::cli

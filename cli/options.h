@@ -1,0 +1,26 @@
+// What the options of several verbs share: subcommands, --force, names of ops, files and threads. A word that passes
+// here is sound; one that does not is an error of the command line.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <string>
+
+#include "harness/conformance.h"
+
+namespace fathom::cli {
+
+/// Makes `app` ask for one of its subcommands; a command line without one stores kUsage.
+void need_subcommand(CLI::App& app, int& exit_code);
+
+/// --force OP=IMPL, repeatable, read into `forced`: known ops, each named once.
+void add_force(CLI::App& verb, harness::Forced& forced, const std::string& meaning);
+/// --threads, 0 to as many as Device::cpu takes.
+void add_threads(CLI::App& verb, int& threads);
+
+/// An op's name, or one of `others`.
+CLI::Validator op_name(const std::vector<std::string>& others = {});
+/// A path or a name: an empty one would be taken for an option that was not given.
+CLI::Validator not_empty();
+
+}  // namespace fathom::cli
