@@ -51,7 +51,7 @@ int e4m3_scale_exponent(std::span<const float> tile) noexcept {
   float largest = 0.0f;
   for (const float value : tile) largest = std::max(largest, std::fabs(value));
   constexpr float kLargestCode = 448.0f;
-  if (!(largest > 0.0f)) return -22;  // the quantiser's floor
+  if (!(largest > 0.0f) || std::isinf(largest)) return -22;  // the quantiser's floor; an infinite tile has no scale to find
   const auto exponent = static_cast<int>(std::ceil(std::log2(largest / kLargestCode)));
   return std::ldexp(kLargestCode, exponent) == largest ? exponent + 1 : exponent;
 }

@@ -26,7 +26,7 @@ inline double ue8m0_value(std::uint8_t byte) noexcept {
 
 /// Distance to the next code above |value|, in units of the block's scale.
 inline double e4m3_step(double value) noexcept {
-  const double magnitude = std::fabs(value);
+  const double magnitude = std::fabs(value) < 448 ? std::fabs(value) : 448;  // NaN and infinity step like the largest code
   return magnitude < 0x1p-6 ? 0x1p-9 : std::ldexp(1.0, std::ilogb(magnitude) - 3);
 }
 inline double e2m1_step(double value) noexcept {

@@ -36,7 +36,8 @@ TEST(OpJson, SaysWhatTheTableSays) {
       EXPECT_EQ(shown.at("name"), field.name);
       EXPECT_EQ(shown.at("default"), field_text(field, op->problem->defaults));
       EXPECT_EQ(shown.contains("most"), field.most != 0) << field.name;
-      EXPECT_EQ(shown.value("most", std::int64_t{0}), field.most);
+      EXPECT_EQ(shown.value("least", std::int64_t{0}), field.least) << field.name;
+      EXPECT_EQ(shown.value("most", std::int64_t{0}), field.most) << field.name;
       EXPECT_EQ(shown.contains("words") ? shown["words"].size() : 0, field_words(field).size()) << field.name;
     }
   }

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "cache/pool_model.h"
+#include "support/sanitizer.h"
 
 namespace fathom {
 namespace {
@@ -126,9 +127,7 @@ TEST(PagePool, CreationRefusesImpossibleSizes) {
 }
 
 TEST(PagePool, CreationRunsOutOfMemoryPolitely) {
-#ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "the sanitizer ends the program where operator new would throw";
-#endif
+  if (kUnderSanitizer) GTEST_SKIP() << "the sanitizer ends the program where operator new would throw";
   LayerProblem problem = small_problem(0);
   problem.head_dim = 1 << 20;
   PagePoolOptions options;
