@@ -32,7 +32,9 @@ Forced all_references() {
 Result<std::vector<std::string>> listed(const OpCase& built, const Device& device) {
   FATHOM_ASSIGN(const std::vector<Candidate> list, candidates(*built.op, built.problem.data(), device));
   std::vector<std::string> names;
-  for (const Candidate& candidate : list) names.emplace_back(candidate.implementation);
+  for (const Candidate& candidate : list) {
+    if (candidate.device == device.kind()) names.emplace_back(candidate.implementation);
+  }
   return names;
 }
 
@@ -99,7 +101,13 @@ std::vector<Verdict> check_case(std::string_view op, std::string_view text, cons
   if (!built.ok()) return {failed(kReference, built.status().text())};
   const auto names = listed(built.value(), device);
   if (!names.ok()) return {failed(kReference, names.status().text())};
-  const auto definition = reference_plan(built.value(), device, names.value());
+  // The definition runs on the CPU, whatever device is under test.
+  const bool on_cpu = device.kind() == DeviceKind::cpu;
+  const auto host = on_cpu ? Result<Device>(device) : Device::cpu();
+  if (!host.ok()) return {failed(kReference, host.status().text())};
+  const auto host_names = listed(built.value(), host.value());
+  if (!host_names.ok()) return {failed(kReference, host_names.status().text())};
+  const auto definition = reference_plan(built.value(), host.value(), host_names.value());
   if (!definition.ok()) return {failed(kReference, definition.status().text())};
   const WatchedRun reference = sound_run(built.value(), definition.value(), true);
   if (!reference.ok()) return {failed(kReference, reference.problem_text())};
@@ -126,7 +134,7 @@ std::vector<Verdict> check_case(std::string_view op, std::string_view text, cons
     verdicts.push_back({name, outcome, std::move(failure), std::move(comparison)});
   }
   const bool has_reference = contains(names.value(), kReference);
-  if (only == forced.end() || (has_reference && only->second == kReference))
+  if (on_cpu && (only == forced.end() || (has_reference && only->second == kReference)))
     verdicts.push_back({kReference, Outcome::sound, {}, {}});
   if (verdicts.empty()) {
     verdicts.push_back(failed(only->second, std::string(op) + " has no implementation \"" + only->second + "\""));

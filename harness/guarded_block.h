@@ -20,6 +20,10 @@ class GuardedBlock {
   std::byte* data() const noexcept { return memory_ ? memory_.get() + kCanaryBytes : nullptr; }
   std::int64_t size() const noexcept { return bytes_; }
   std::span<std::byte> bytes() const noexcept { return {data(), static_cast<std::size_t>(bytes_)}; }
+  /// The block with both its canaries: what a copy on another device must hold, so that the checks work there too.
+  std::span<std::byte> whole() const noexcept {
+    return memory_ ? std::span(memory_.get(), static_cast<std::size_t>(bytes_ + 2 * kCanaryBytes)) : std::span<std::byte>();
+  }
   /// Null while both canaries are whole; otherwise "before" or "after".
   const char* broken_side() const noexcept;
   /// A number that changes with any byte of the block.

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "fathom/core/memory.h"
+
 namespace fathom::harness {
 namespace {
 
@@ -23,6 +25,59 @@ bool gaps_are_whole(const TensorView& view, const GuardedBlock& block, std::byte
 std::string canary_fault(const GuardedBlock& block, const std::string& what) {
   const char* side = block.broken_side();
   return side == nullptr ? std::string() : "wrote " + std::string(side) + " " + what;
+}
+
+/// The blocks of a run where the plan's device sees them: themselves on the CPU, else copies with canaries of their own,
+/// which are copied back before anything is checked.
+class Mirror {
+ public:
+  explicit Mirror(const Device& device) : device_(device) {}
+
+  /// Where the block's bytes lie for the device.
+  Result<std::byte*> place(const GuardedBlock& block) {
+    if (device_.kind() == DeviceKind::cpu || block.data() == nullptr) return block.data();
+    FATHOM_ASSIGN(DeviceMemory memory, DeviceMemory::allocate(device_, static_cast<std::int64_t>(block.whole().size())));
+    FATHOM_TRY(copy_bytes(device_, memory.data(), block.whole().data(), memory.bytes()));
+    copies_.push_back({&block, std::move(memory)});
+    return copies_.back().memory.data() + GuardedBlock::kCanaryBytes;
+  }
+  Status copy_back() {
+    FATHOM_TRY(synchronize(device_));
+    for (const Copy& copy : copies_) FATHOM_TRY(copy_bytes(device_, copy.block->whole().data(), copy.memory.data(), copy.memory.bytes()));
+    return synchronize(device_);
+  }
+
+ private:
+  struct Copy {
+    const GuardedBlock* block;
+    DeviceMemory memory;
+  };
+  Device device_;
+  std::vector<Copy> copies_;
+};
+
+/// Runs the plan on what `mirror` makes of the run's blocks and the case's inputs.
+Status run_mirrored(const OpCase& built, const AnyPlan& plan, const WatchedRun& run, const GuardedBlock& scratch,
+                    const GuardedBlock& counters, const GuardedBlock& schedule) {
+  Mirror mirror(plan.device());
+  std::vector<TensorView> views = run.views;
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    if (views[i].is_absent()) continue;
+    const GuardedBlock& block = is_written(built.op->args[i].role) ? run.blocks[i] : built.args[i].block;
+    const auto offset = static_cast<std::byte*>(views[i].data) - block.data();
+    FATHOM_ASSIGN(std::byte* const at, mirror.place(block));
+    views[i].data = at == nullptr ? nullptr : at + offset;
+    views[i].device = plan.device().kind();
+    views[i].device_index = static_cast<std::int16_t>(plan.device().index());
+  }
+  Workspace workspace{{nullptr, scratch.size()}, {nullptr, counters.size()}, {nullptr, schedule.size()}};
+  FATHOM_ASSIGN(workspace.scratch.data, mirror.place(scratch));
+  FATHOM_ASSIGN(workspace.counters.data, mirror.place(counters));
+  FATHOM_ASSIGN(workspace.schedule.data, mirror.place(schedule));
+  FATHOM_TRY(init_workspace(plan, workspace));
+  const Status status = run_op(plan, views, workspace);
+  FATHOM_TRY(mirror.copy_back());
+  return status;
 }
 
 }  // namespace
@@ -50,10 +105,7 @@ WatchedRun run_case(const OpCase& built, const AnyPlan& plan, std::byte poison, 
 
   const WorkspaceSize size = plan.workspace_size();
   const GuardedBlock scratch(size.scratch, poison), counters(size.counters, poison), schedule(size.schedule, poison);
-  const Workspace workspace{
-      {scratch.data(), size.scratch}, {counters.data(), size.counters}, {schedule.data(), size.schedule}};
-  run.status = init_workspace(plan, workspace);
-  if (run.status.ok()) run.status = run_op(plan, run.views, workspace);
+  run.status = run_mirrored(built, plan, run, scratch, counters, schedule);
 
   const auto fault = [&](std::string text) {
     if (run.fault.empty()) run.fault = std::move(text);

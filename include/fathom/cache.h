@@ -74,12 +74,12 @@ struct PagedCacheView {
   std::int64_t page_stride = 0;  ///< bytes
   DeviceKind device = DeviceKind::cpu;  ///< where `pages` lies
 
-  std::int64_t num_slots() const noexcept { return num_pages * page_size; }
-  bool holds(std::int64_t slot) const noexcept { return slot >= 0 && slot < num_slots(); }
-  std::byte* row(std::int64_t slot) const noexcept {
+  constexpr std::int64_t num_slots() const noexcept { return num_pages * page_size; }
+  constexpr bool holds(std::int64_t slot) const noexcept { return slot >= 0 && slot < num_slots(); }
+  constexpr std::byte* row(std::int64_t slot) const noexcept {
     return pages + slot / page_size * page_stride + slot % page_size * layout.row_bytes;
   }
-  std::byte* footer(std::int64_t slot) const noexcept {
+  constexpr std::byte* footer(std::int64_t slot) const noexcept {
     return pages + slot / page_size * page_stride + page_size * layout.row_bytes + slot % page_size * layout.footer_bytes;
   }
 };
@@ -90,7 +90,7 @@ Result<PagedCacheView> paged_cache(const char* op, const char* argument, const T
                                    std::int64_t page_size) noexcept;
 
 /// Slot of row `row` of a sequence through its block-table row, or -1 where it has no page.
-inline std::int64_t slot_through(const std::int32_t* block_table, std::int64_t max_pages, std::int64_t page_size,
+constexpr std::int64_t slot_through(const std::int32_t* block_table, std::int64_t max_pages, std::int64_t page_size,
                                  std::int64_t row) noexcept {
   if (row < 0 || row / page_size >= max_pages) return -1;
   const std::int64_t page = block_table[row / page_size];

@@ -6,6 +6,7 @@
 #include "fathom/checkpoint.h"
 #include "fathom/compress.h"
 #include "fathom/config.h"
+#include "fathom/core/memory.h"
 #include "fathom/index.h"
 #include "fathom/layer.h"
 #include "fathom/linear.h"

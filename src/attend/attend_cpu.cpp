@@ -66,11 +66,7 @@ struct Sets {
 
 Result<Sets> open_sets(const AttendProblem& problem, const AttendArgs& args) {
   Sets sets{{window_set(problem), entries_set(problem)}, {&args.window, &args.entries}, {}};
-  for (int s = 0; s < 2; ++s) {
-    if (sets.problems[s].rows_by == RowsBy::none) continue;
-    FATHOM_ASSIGN(const RowLayout layout, row_layout(sets.problems[s].format, problem.head_dim));
-    FATHOM_ASSIGN(sets.caches[s], paged_cache("attend", "cache", sets.sets[s]->cache, layout, sets.problems[s].page_size));
-  }
+  FATHOM_TRY(open_caches(problem, args, sets.caches));
   return sets;
 }
 

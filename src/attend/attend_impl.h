@@ -11,6 +11,12 @@ Status attend_reference(const AttendProblem& problem, const AttendArgs& args, co
 Result<Prepared> prepare_attend_cpu(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 
+// On CUDA.
+Reason refuses_attend_sm80(const AttendProblem& problem, const Device& device);
+Result<Prepared> prepare_attend_sm80(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
+Status attend_simt(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
+
 std::span<const Implementation> attend_implementations() noexcept;
 
 }  // namespace fathom

@@ -14,16 +14,28 @@ struct RowSetProblem {
   CacheFormat format;
   std::int64_t page_size, width;
 };
-inline RowSetProblem window_set(const AttendProblem& problem) noexcept {
+constexpr RowSetProblem window_set(const AttendProblem& problem) noexcept {
   return {problem.window_rows, problem.window_format, problem.window_page_size, problem.window_width};
 }
-inline RowSetProblem entries_set(const AttendProblem& problem) noexcept {
+constexpr RowSetProblem entries_set(const AttendProblem& problem) noexcept {
   return {problem.entries_rows, problem.entries_format, problem.entries_page_size, problem.entries_width};
+}
+
+/// The caches of both sets; that of a set of kind none stays empty.
+inline Status open_caches(const AttendProblem& problem, const AttendArgs& args, PagedCacheView (&caches)[2]) noexcept {
+  const RowSetProblem problems[] = {window_set(problem), entries_set(problem)};
+  const RowSet* sets[] = {&args.window, &args.entries};
+  for (int s = 0; s < 2; ++s) {
+    if (problems[s].rows_by == RowsBy::none) continue;
+    FATHOM_ASSIGN(const RowLayout layout, row_layout(problems[s].format, problem.head_dim));
+    FATHOM_ASSIGN(caches[s], paged_cache("attend", "cache", sets[s]->cache, layout, problems[s].page_size));
+  }
+  return {};
 }
 
 class RowWalk {
  public:
-  RowWalk(const RowSetProblem& problem, const RowSet& set, const TensorView& seq_ids, const PagedCacheView& cache, std::int64_t t) noexcept
+  constexpr RowWalk(const RowSetProblem& problem, const RowSet& set, const TensorView& seq_ids, const PagedCacheView& cache, std::int64_t t) noexcept
       : num_slots_(cache.num_slots()), page_size_(problem.page_size) {
     if (problem.rows_by == RowsBy::list) {
       indices_ = set.indices.row<const std::int32_t>(t);
@@ -40,9 +52,13 @@ class RowWalk {
     }
   }
   /// Rows to look at, absent ones included.
-  std::int64_t count() const noexcept { return count_; }
+  constexpr std::int64_t count() const noexcept { return count_; }
+  /// What slots are looked up in, for kernels that do it in steps: the query's indices, or the sequence's page numbers
+  /// (null where the set has no rows), and the first row of a range. Rows below count() are inside the table.
+  constexpr const std::int32_t* numbers() const noexcept { return indices_ != nullptr ? indices_ : table_; }
+  constexpr std::int64_t first() const noexcept { return first_; }
   /// Slot of row i, or -1.
-  std::int64_t slot(std::int64_t i) const noexcept {
+  constexpr std::int64_t slot(std::int64_t i) const noexcept {
     const std::int64_t slot = indices_ != nullptr ? indices_[i] : slot_through(table_, max_pages_, page_size_, first_ + i);
     return slot >= 0 && slot < num_slots_ ? slot : -1;
   }

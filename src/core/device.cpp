@@ -14,6 +14,7 @@
 #include <oneapi/tbb/partitioner.h>
 #include <oneapi/tbb/task_arena.h>
 
+#include "core/cuda_runtime.h"
 #include "core/parallel.h"
 
 namespace fathom {
@@ -66,6 +67,29 @@ Result<Device> Device::cpu(int num_threads) noexcept {
     device.arena_ = std::make_shared<detail::ThreadArena>(device.num_threads_);
     return device;
   });
+}
+
+Result<Device> Device::cuda(int index) noexcept {
+  FATHOM_ASSIGN(const DeviceLimits limits, cuda::limits_of(index));
+  Device device;
+  device.kind_ = DeviceKind::cuda;
+  device.index_ = index;
+  device.limits_ = limits;
+  return device;
+}
+
+int Device::cuda_count() noexcept { return cuda::device_count(); }
+
+Device Device::limited_to(const DeviceLimits& limits) const noexcept {
+  const auto smaller = [](auto have, auto most) { return most > 0 ? std::min(have, most) : have; };
+  Device device = *this;
+  DeviceLimits& mine = device.limits_;
+  mine.compute_capability = smaller(mine.compute_capability, limits.compute_capability);
+  mine.num_multiprocessors = smaller(mine.num_multiprocessors, limits.num_multiprocessors);
+  mine.shared_bytes_per_block = smaller(mine.shared_bytes_per_block, limits.shared_bytes_per_block);
+  mine.l2_bytes = smaller(mine.l2_bytes, limits.l2_bytes);
+  mine.memory_bytes = smaller(mine.memory_bytes, limits.memory_bytes);
+  return device;
 }
 
 }  // namespace fathom

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/cuda_runtime.h"
 #include "core/implementation.h"
 #include "core/shape_text.h"
 #include "core/view_checks.h"
@@ -226,12 +227,15 @@ Status run_op(const AnyPlan& plan, std::span<const TensorView> args, const Works
   });
 }
 
-Status init_workspace(const AnyPlan& plan, const Workspace& workspace, Stream) noexcept {
+Status init_workspace(const AnyPlan& plan, const Workspace& workspace, Stream stream) noexcept {
   if (!plan) return Status::invalid("init_workspace: the plan is empty");
   FATHOM_TRY(check_workspace(*plan.data(), workspace));
-  if (plan.data()->prepared.workspace.counters > 0) {
-    std::memset(workspace.counters.data, 0, static_cast<std::size_t>(workspace.counters.bytes));
+  if (plan.data()->prepared.workspace.counters == 0) return {};
+  const Device& device = plan.data()->device;
+  if (device.kind() == DeviceKind::cuda) {
+    return cuda::fill(device.index(), workspace.counters.data, 0, workspace.counters.bytes, stream);
   }
+  std::memset(workspace.counters.data, 0, static_cast<std::size_t>(workspace.counters.bytes));
   return {};
 }
 
@@ -243,9 +247,9 @@ Result<std::vector<Candidate>> candidates(const OpSpec& spec, const void* proble
     std::vector<Candidate> list;
     for (const Implementation& implementation : op->implementations) {
       if (implementation.device != device.kind()) {
-        list.push_back({implementation.name, std::string("needs a ") + name_of(implementation.device) + " device"});
+        list.push_back({implementation.name, implementation.device, std::string("needs a ") + name_of(implementation.device) + " device"});
       } else {
-        list.push_back({implementation.name, implementation.refuses(problem, device)});
+        list.push_back({implementation.name, implementation.device, implementation.refuses(problem, device)});
       }
     }
     return list;

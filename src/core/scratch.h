@@ -22,11 +22,10 @@ class Scratch {
     used_ += (count * static_cast<std::int64_t>(sizeof(T)) + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
     return reinterpret_cast<T*>(at);
   }
-  /// A part for another op, run between takes.
-  Workspace take_workspace(const WorkspaceSize& size) noexcept {
-    Workspace workspace;
-    workspace.scratch = {take<std::byte>(size.scratch), size.scratch};
-    return workspace;
+  /// A part for another op, run between takes. Counters and schedule are the outer op's own: it asked for as many as
+  /// any of its parts needs, and each part leaves the counters zero.
+  Workspace take_workspace(const WorkspaceSize& size, const Workspace& outer = {}) noexcept {
+    return {{take<std::byte>(size.scratch), size.scratch}, outer.counters, outer.schedule};
   }
   std::int64_t used() const noexcept { return used_; }
 
@@ -35,11 +34,13 @@ class Scratch {
   std::int64_t used_ = 0;
 };
 
-/// The scratch that any one of several plans needs: they run one after the other.
+/// The workspace that any one of several plans needs: they run one after the other.
 inline WorkspaceSize largest(std::initializer_list<const AnyPlan*> plans) noexcept {
   WorkspaceSize size;
   for (const AnyPlan* plan : plans) {
-    if (*plan) size.scratch = std::max(size.scratch, plan->workspace_size().scratch);
+    if (!*plan) continue;
+    const WorkspaceSize needs = plan->workspace_size();
+    size = {std::max(size.scratch, needs.scratch), std::max(size.counters, needs.counters), std::max(size.schedule, needs.schedule)};
   }
   return size;
 }

@@ -89,6 +89,7 @@ Status init_workspace(const AnyPlan& plan, const Workspace& workspace, Stream st
 /// One implementation's answer to a problem: `reason` is empty if it takes it.
 struct Candidate {
   const char* implementation;
+  DeviceKind device;  ///< where it runs
   std::string reason;
 };
 /// What every implementation of the op says to the problem, best first.

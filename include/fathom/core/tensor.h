@@ -30,24 +30,24 @@ struct TensorView {
   std::array<std::int64_t, kMaxRank> strides{};
 
   /// True for an argument that was left out. A view of no elements may have null data and still be given.
-  bool is_absent() const noexcept { return rank == 0; }
-  std::int64_t numel() const noexcept {
+  constexpr bool is_absent() const noexcept { return rank == 0; }
+  constexpr std::int64_t numel() const noexcept {
     std::int64_t count = 1;
     for (int i = 0; i < rank; ++i) count *= shape[i];
     return rank == 0 ? 0 : count;
   }
   /// Address of row `i` (a step along the first dimension).
   template <class T>
-  T* row(std::int64_t i) const noexcept {
+  constexpr T* row(std::int64_t i) const noexcept {
     return static_cast<T*>(data) + i * strides[0];
   }
   /// Address of row (i, j) of a view of rank >= 2.
   template <class T>
-  T* row(std::int64_t i, std::int64_t j) const noexcept {
+  constexpr T* row(std::int64_t i, std::int64_t j) const noexcept {
     return static_cast<T*>(data) + i * strides[0] + j * strides[1];
   }
   template <class T>
-  T& at(std::int64_t i) const noexcept {
+  constexpr T& at(std::int64_t i) const noexcept {
     return static_cast<T*>(data)[i * strides[0]];
   }
 };

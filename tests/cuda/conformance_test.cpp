@@ -1,0 +1,77 @@
+// Every CUDA implementation of every op agrees with the reference on every line of cases/<op>/ci.txt.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+
+#include "harness/case_file.h"
+#include "harness/conformance.h"
+#include "support/cuda.h"
+
+namespace fathom::harness {
+namespace {
+
+struct Pair {
+  std::string op;
+  std::string implementation;
+};
+void PrintTo(const Pair& pair, std::ostream* out) { *out << pair.op << " " << pair.implementation; }
+
+/// Every CUDA implementation in the lists: they are known without a GPU, so that what is skipped is counted.
+std::vector<Pair> all_pairs() {
+  std::vector<Pair> pairs;
+  for (const OpSpec* op : op_table()) {
+    const auto cases = read_cases(FATHOM_CASES_DIR, op->name, "ci");
+    if (!cases.ok() || cases->empty()) continue;  // conformance_test.cpp fails then
+    const auto built = make_case(op->name, cases->front());
+    if (!built.ok()) continue;
+    const auto all = candidates(*op, built->problem.data(), Device::cpu(1).value());
+    if (!all.ok()) continue;
+    for (const Candidate& candidate : all.value()) {
+      if (candidate.device == DeviceKind::cuda) pairs.push_back({op->name, candidate.implementation});
+    }
+  }
+  return pairs;
+}
+
+std::string test_name(const testing::TestParamInfo<Pair>& info) {
+  std::string name = info.param.op + "_" + info.param.implementation;
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
+  return name;
+}
+
+class CudaConformance : public testing::TestWithParam<Pair> {};
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CudaConformance);
+
+void agrees(const Device& device, const Pair& pair, const char* set) {
+  const auto cases = read_cases(FATHOM_CASES_DIR, pair.op, set);
+  ASSERT_TRUE(cases.ok());
+  std::int64_t agreeing = 0, refused = 0;
+  for (const Tally& tally : check_cases(pair.op, cases.value(), device, {{pair.op, pair.implementation}})) {
+    for (const std::string& failure : tally.failures) ADD_FAILURE() << failure;
+    if (tally.implementation != pair.implementation) continue;
+    agreeing += tally.agreeing;
+    refused += tally.refused;
+  }
+  std::printf("%s %s: %lld cases agree, %lld refused\n", pair.op.c_str(), pair.implementation.c_str(),
+              static_cast<long long>(agreeing), static_cast<long long>(refused));
+  EXPECT_GT(agreeing, 0) << pair.op << ": " << pair.implementation << " refuses every case";
+}
+
+TEST_P(CudaConformance, AgreesWithTheReference) {
+  FATHOM_NEEDS_CUDA(device);
+  agrees(device, GetParam(), "ci");
+}
+
+// The smallest shared memory of all targets (sm_86, sm_89, sm_120): the same code, with their tiles.
+TEST_P(CudaConformance, AgreesWithinTheSmallestTargetsLimits) {
+  FATHOM_NEEDS_CUDA(device);
+  agrees(device.limited_to({.compute_capability = 86, .shared_bytes_per_block = 99 * 1024}), GetParam(), "ci");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CudaConformance, testing::ValuesIn(all_pairs()), test_name);
+
+}  // namespace
+}  // namespace fathom::harness
