@@ -43,7 +43,7 @@ constexpr std::int64_t attend_tiles(const AttendProblem& problem) noexcept {
 
 constexpr AttendSm80Policy attend_sm80_policy(const AttendProblem& problem, const DeviceLimits& limits) noexcept {
   constexpr int kLeastTilesOfSplit = 2;  // below it a split costs more in merging than it saves
-  constexpr int kMostSplits = 64;
+  constexpr int kMostSplits = 32;  // a lane for each in the merge
   AttendSm80Policy policy;
   const std::int64_t tiles = attend_tiles(problem);
   // Few queries: smaller blocks, so that more multiprocessors share them.

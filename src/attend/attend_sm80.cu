@@ -13,15 +13,15 @@ struct Finish {
   float inverse;
   bool is_empty;
 };
-__device__ Finish finish_head(const Launch& launch, std::int64_t t, int h, float most, float total) {
+__device__ Finish finish_head(const Launch& launch, int h, float base, float total) {
   const AttendArgs& args = launch.args;
   const float sink = args.attn_sink.is_absent() ? -kInfinity : args.attn_sink.at<float>(h);
-  const float denominator = total + exp2f(sink * kLog2e - most);
+  const float denominator = total + exp2f(sink * kLog2e - base);
   return {kUp / denominator, total == 0.f || denominator == kInfinity};
 }
-__device__ void store_head_state(const Launch& launch, std::int64_t t, int h, float most, float total) {
+__device__ void store_head_state(const Launch& launch, std::int64_t t, int h, float base, float total, float most) {
   const AttendArgs& args = launch.args;
-  if (!args.lse.is_absent()) args.lse.row<float>(t)[h] = most * kLn2 + logf(total);
+  if (!args.lse.is_absent()) args.lse.row<float>(t)[h] = base * kLn2 + logf(total);
   if (!args.max_logits.is_absent()) args.max_logits.row<float>(t)[h] = most * kLn2;
 }
 
@@ -35,16 +35,11 @@ __device__ void store_result(const Launch& launch, std::int64_t t, int h, int fi
   for (int i = 0; i < kCount / 2; ++i) {
     packed[i] = finish.is_empty ? 0u : mma::pack_bf16x2(values[2 * i] * finish.inverse, values[2 * i + 1] * finish.inverse);
   }
-  if (launch.out_is_aligned) {
-    if constexpr (kCount % 8 == 0) {
+  if constexpr (kCount % 8 == 0) {
 #pragma unroll
-      for (int i = 0; i < kCount / 8; ++i) reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(packed)[i];
-    } else {
-      *reinterpret_cast<uint2*>(to) = uint2{packed[0], packed[1]};
-    }
+    for (int i = 0; i < kCount / 8; ++i) reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(packed)[i];
   } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i].bits = static_cast<std::uint16_t>(packed[i / 2] >> (i % 2 * 16));
+    *reinterpret_cast<uint2*>(to) = uint2{packed[0], packed[1]};
   }
 }
 
@@ -78,48 +73,66 @@ __device__ void merge_splits(const Launch& launch, Shared<kHeads>& shared, std::
       for (int i = 0; i < 4; ++i) to[i] = float4{values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]};
     }
   }
-  float* states = launch.states + part * 2 * kHeads;
+  float* states = launch.states + part * 3 * kHeads;
   if (threadIdx.x < kHeads) {
-    states[threadIdx.x] = shared.most[threadIdx.x];
+    states[threadIdx.x] = shared.base[threadIdx.x];
     states[kHeads + threadIdx.x] = shared.total[threadIdx.x];
+    states[2 * kHeads + threadIdx.x] = shared.most[threadIdx.x];
   }
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
+    __threadfence();  // the block's stores, ordered before it by the barrier, are seen by whoever sees the count
     shared.is_last = atomicAdd(launch.counters + unit, 1) == splits - 1;
     if (shared.is_last) launch.counters[unit] = 0;
+    __threadfence();
   }
   __syncthreads();
   if (!shared.is_last) return;
-  __threadfence();
-  const float* all = launch.states + unit * splits * 2 * kHeads;
+  const float* all = launch.states + unit * splits * 3 * kHeads;
   for (int h = warp; h < kHeads && first_head + h < launch.problem.num_heads; h += kWarps) {
-    float most = -kInfinity;
-    for (int s = 0; s < splits; ++s) most = fmaxf(most, __ldcg(all + s * 2 * kHeads + h));
-    const float base = most == -kInfinity ? 0.f : most;
-    float total = 0.f;
+    // A lane for each split's state.
+    const float* state = all + lane * 3 * kHeads + h;
+    const float mine = lane < splits ? __ldcg(state) : -kInfinity;
+    const float weight = lane < splits ? __ldcg(state + kHeads) : 0.f;
+    float most = lane < splits ? __ldcg(state + 2 * kHeads) : -kInfinity;
+    float base = mine;
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) {
+      base = fmaxf(base, __shfl_xor_sync(kAllLanes, base, d));
+      most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, d));
+    }
+    // A part that saw nothing may have left nothing: its sums are not looked at.
+    const float factor = weight == 0.f ? 0.f : exp2f(mine - (base == -kInfinity ? 0.f : base));
+    const float total = warp_sum(factor * weight);
+    const unsigned used = __ballot_sync(kAllLanes, weight != 0.f);
     float sums[4][4] = {};
 #pragma unroll 4
     for (int s = 0; s < splits; ++s) {
-      const float weight = __ldcg(all + s * 2 * kHeads + kHeads + h);
-      if (weight == 0.f) continue;  // a part that saw nothing may have left nothing
-      const float factor = exp2f(__ldcg(all + s * 2 * kHeads + h) - base);
-      total = fmaf(factor, weight, total);
+      const float f = __shfl_sync(kAllLanes, factor, s);
       const auto* from = reinterpret_cast<const float4*>(launch.sums + ((unit * splits + s) * kHeads + h) * kDim) + lane;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float4 v = __ldcg(from + 32 * i);
-        sums[i][0] = fmaf(factor, v.x, sums[i][0]);
-        sums[i][1] = fmaf(factor, v.y, sums[i][1]);
-        sums[i][2] = fmaf(factor, v.z, sums[i][2]);
-        sums[i][3] = fmaf(factor, v.w, sums[i][3]);
+        float4 v = __ldcg(from + 32 * i);
+        if ((used >> s & 1) == 0) v = float4{0.f, 0.f, 0.f, 0.f};
+        sums[i][0] = fmaf(f, v.x, sums[i][0]);
+        sums[i][1] = fmaf(f, v.y, sums[i][1]);
+        sums[i][2] = fmaf(f, v.z, sums[i][2]);
+        sums[i][3] = fmaf(f, v.w, sums[i][3]);
       }
     }
-    const Finish finish = finish_head(launch, t, first_head + h, most, total);
+    const Finish finish = finish_head(launch, first_head + h, base, total);
 #pragma unroll
     for (int i = 0; i < 4; ++i) store_result<4>(launch, t, first_head + h, (lane + 32 * i) * 4, sums[i], finish);
-    if (lane == 0) store_head_state(launch, t, first_head + h, most, total);
+    if (lane == 0) store_head_state(launch, t, first_head + h, base, total, most);
   }
+}
+
+/// Keeps the address of the lane's row of a tile.
+template <int kHeads>
+__device__ __forceinline__ void keep(Shared<kHeads>& shared, int slot, const RowAddress& address) {
+  const std::uint32_t present = __ballot_sync(kAllLanes, address.row != nullptr);
+  shared.rows[slot][threadIdx.x % 32] = address;
+  if (threadIdx.x % 32 == 0) shared.present[slot] = present;
 }
 
 template <int kHeads, int kChunk>
@@ -130,49 +143,70 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
   const std::int64_t unit = blockIdx.x, t = unit / head_blocks;
   const int first_head = static_cast<int>(unit % head_blocks) * kHeads;
   const Rows rows(launch, t);
-  const int tiles = (rows.all() + kRows - 1) / kRows;
+  const int tiles = (rows.count() + kRows - 1) / kRows;
   const int begin = static_cast<int>(std::int64_t{tiles} * blockIdx.y / launch.splits);
   const int end = static_cast<int>(std::int64_t{tiles} * (blockIdx.y + 1) / launch.splits);
-  const auto row_of = [&](int tile) { return tile < end ? tile * kRows + static_cast<int>(threadIdx.x) / kLoaders : rows.all(); };
-
-  Location next = look_up(launch, rows, row_of(begin));
-  const Location second = look_up(launch, rows, row_of(begin + 1));
-  copy_row<kChunk>(launch, shared, 0, next);
+  // The rotary block's warp has the least to decode: it looks up the rows, its lane's row of every tile.
+  const bool is_rotary = threadIdx.x / 32 == kWarps - 1;
+  const int lane = threadIdx.x % 32;
+  const auto row_of = [&](int tile) { return tile < end ? tile * kRows + lane : rows.count(); };
+  std::int32_t number = -1;  // of the tile whose address comes next
+  if (is_rotary) {
+    const std::int32_t first = rows.number(row_of(begin)), second = rows.number(row_of(begin + 1)), third = rows.number(row_of(begin + 2));
+    number = rows.number(row_of(begin + 3));
+    keep(shared, 0, rows.address(row_of(begin), first));
+    keep(shared, 1, rows.address(row_of(begin + 1), second));
+    keep(shared, 2, rows.address(row_of(begin + 2), third));
+  }
+  if (threadIdx.x == 0) shared.rescale[0] = shared.rescale[1] = 0;
+  __syncthreads();
+  copy_tile<kChunk>(shared, 0, 0);
   copy::commit();
-  copy_row<kChunk>(launch, shared, 1, second);
+  copy_tile<kChunk>(shared, 1, 1);
   copy::commit();
-  next = look_up(launch, rows, row_of(begin + 2));
   std::uint32_t q[kHeads / 16][4][4];
   load_queries<kHeads>(launch, t, first_head, q);
   float out[kHeads / 16][8][4] = {};
   Softmax state;
-  if (threadIdx.x == 0) shared.rescale[0] = shared.rescale[1] = 0;
   copy::wait<1>();
   __syncthreads();
-  if (begin < end) partial_logits<kHeads>(shared, 0, q);
+  if (begin < end) {
+    if (is_rotary) {
+      partial_logits<kHeads, true>(shared, 0, q);
+    } else {
+      partial_logits<kHeads, false>(shared, 0, q);
+    }
+  }
   const float scale_log2 = launch.problem.softmax_scale * kLog2e * kUp;
 
   int stage = 0;
   for (int tile = begin; tile < end; ++tile) {
     const int after = stage == kStages - 1 ? 0 : stage + 1, free = after == kStages - 1 ? 0 : after + 1;
-    const int parity = (tile - begin) & 1;
+    const int step = tile - begin, parity = step & 1;
     __syncthreads();  // the tile's logits are whole; the stage of the tile before, its weights and its flag are free
-    copy_row<kChunk>(launch, shared, free, next);
+    copy_tile<kChunk>(shared, free, (step + 2) % kAddresses);
     copy::commit();
-    next = look_up(launch, rows, row_of(tile + 3));
-    soften<kHeads>(shared, stage, scale_log2, state, shared.rescale[parity]);
+    soften<kHeads>(shared, step % kAddresses, scale_log2, state, shared.rescale[parity]);
     copy::wait<1>();
     __syncthreads();  // the weights are there, the logits used up; the next tile's rows have come
     const bool rescale = shared.rescale[parity] != 0;
     if (threadIdx.x == 0) shared.rescale[parity ^ 1] = 0;
-    if (tile + 1 < end) partial_logits<kHeads>(shared, after, q);
-    add_values<kHeads>(shared, stage, rescale, out);
+    if (is_rotary) {
+      keep(shared, (step + 3) % kAddresses, rows.address(row_of(tile + 3), number));
+      number = rows.number(row_of(tile + 4));
+      if (tile + 1 < end) partial_logits<kHeads, true>(shared, after, q);
+      add_values<kHeads, true>(shared, stage, rescale, out);
+    } else {
+      if (tile + 1 < end) partial_logits<kHeads, false>(shared, after, q);
+      add_values<kHeads, false>(shared, stage, rescale, out);
+    }
     stage = after;
   }
   copy::wait<0>();
 #pragma unroll
   for (int d = 1; d < 8; d *= 2) state.total += __shfl_xor_sync(kAllLanes, state.total, d);
   if (threadIdx.x / 8 < kHeads && threadIdx.x % 8 == 0) {
+    shared.base[threadIdx.x / 8] = state.base;
     shared.most[threadIdx.x / 8] = state.most;
     shared.total[threadIdx.x / 8] = state.total;
   }
@@ -186,11 +220,11 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     for (int half = 0; half < 2; ++half) {
       const int h = m * 16 + g + 8 * half;
       if (first_head + h >= launch.problem.num_heads) continue;
-      const Finish finish = finish_head(launch, t, first_head + h, shared.most[h], shared.total[h]);
+      const Finish finish = finish_head(launch, first_head + h, shared.base[h], shared.total[h]);
       float values[16];
       lane_elements<kHeads>(out, m, half, values);
       store_result<16>(launch, t, first_head + h, warp * kBlockDim + quad * 16, values, finish);
-      if (warp == 0 && quad == 0) store_head_state(launch, t, first_head + h, shared.most[h], shared.total[h]);
+      if (warp == 0 && quad == 0) store_head_state(launch, t, first_head + h, shared.base[h], shared.total[h], shared.most[h]);
     }
   }
 }
@@ -206,9 +240,10 @@ struct Pieces {
 };
 Pieces lay_out(const AttendProblem& problem, const AttendSm80Policy& policy, Scratch& scratch) {
   const std::int64_t parts = policy.most_parts(problem.num_tokens, problem.num_heads) * policy.heads_per_block;
-  return {scratch.take<float>(parts * kDim), scratch.take<float>(parts * 2)};
+  return {scratch.take<float>(parts * kDim), scratch.take<float>(parts * 3)};
 }
 
+/// Rows of heads are read and written 16 bytes at a time.
 bool is_aligned(const TensorView& view, std::int64_t elements) {
   return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.strides[0] % elements == 0 && view.strides[1] % elements == 0;
 }
@@ -247,17 +282,15 @@ Result<Prepared> prepare_attend_sm80(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, 1, false, false, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_caches(problem, args, parameters.caches));
   const int alignment = alignment_of(parameters.caches);
-  if (alignment < 8) return attend_simt(problem, args, context);
+  if (alignment < 8 || !is_aligned(args.q, 8) || !is_aligned(args.out, 8)) return attend_simt(problem, args, context);
   const AttendSm80Policy policy = attend_sm80_policy(problem, context.device.limits());
   const std::int64_t num_tokens = args.q.shape[0], units = num_tokens * policy.head_blocks(problem.num_heads);
   Scratch scratch(context.workspace.scratch);
   const Pieces pieces = lay_out(problem, policy, scratch);
   parameters.splits = policy.splits(num_tokens, problem.num_heads);
-  parameters.q_is_aligned = is_aligned(args.q, 8);
-  parameters.out_is_aligned = is_aligned(args.out, 8);
   parameters.sums = pieces.sums;
   parameters.states = pieces.states;
   parameters.counters = static_cast<int*>(context.workspace.counters.data);

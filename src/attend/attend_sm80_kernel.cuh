@@ -33,15 +33,24 @@ constexpr int kWeightStride = kRows + 8;
 constexpr int kLoaders = kThreads / kRows;  ///< threads that copy one row
 constexpr float kLog2e = 1.44269504088896f, kLn2 = 0.693147180559945f;
 constexpr float kUp = 0x1p60f, kDown = 0x1p-60f;
+constexpr std::uint32_t kUpBf16 = 0x5d80, kDownBf16 = 0x2180;  ///< the same as bf16
+
+/// Where a row and its scales lie; null = absent.
+struct alignas(16) RowAddress {
+  const std::byte* row;
+  const std::byte* scales;
+};
+constexpr int kAddresses = 4;  ///< tiles whose addresses are kept: in hand, being read, being asked for, being looked up
 
 template <int kHeads>
 struct Shared {
   alignas(128) std::uint8_t raw[kStages][kRows * kRawStride];
   alignas(16) std::uint8_t scales[kStages][kRows * kScaleBytes];
-  alignas(16) std::int32_t present[kStages][kRows];
+  alignas(16) RowAddress rows[kAddresses][kRows];
+  std::uint32_t present[kAddresses];  ///< a bit for each row
   alignas(16) float logits[kWarps][kHeads * kRows];  ///< columns swizzled by logit_at
   alignas(16) bf16 weights[kHeads * kWeightStride];
-  float factor[kHeads], most[kHeads], total[kHeads];
+  float factor[kHeads], base[kHeads], most[kHeads], total[kHeads];
   std::int32_t rescale[2];  ///< of the tile in hand and the one before: whether any factor is not 1
   std::int32_t is_last;
 };
@@ -56,79 +65,81 @@ struct Launch {
   AttendArgs args;
   PagedCacheView caches[2];
   int splits;
-  bool q_is_aligned, out_is_aligned;  ///< to 16 bytes, rows and base
   float* sums;     ///< [units, splits, heads, kDim]: unnormalised, times 2^-60
-  float* states;   ///< [units, splits, 2, heads]: largest logit (base 2), total weight
+  float* states;   ///< [units, splits, 3, heads]: base, total weight, largest logit (base 2)
   int* counters;   ///< [units]
 };
 
-/// The rows of one query, window first. Looking a row up is split in two, so that the load of its index or page number is
-/// under way a tile ahead of its use: `look_up` loads the number, `copy_row` turns it into an address.
-struct Rows {
-  const std::int32_t* numbers[2];  ///< list: the query's indices; range: the sequence's page numbers
-  int first[2], count[2];
-
-  __device__ Rows(const Launch& launch, std::int64_t t) {
+/// The rows of one query, window first, looked up by one warp, a lane for each row of a tile. The load of an index or page
+/// number is under way for a whole tile before `address` needs it.
+class Rows {
+ public:
+  __device__ Rows(const Launch& launch, std::int64_t t) : launch_(launch) {
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
       const RowWalk walk(s == 0 ? window_set(launch.problem) : entries_set(launch.problem), s == 0 ? launch.args.window : launch.args.entries,
                          launch.args.seq_ids, launch.caches[s], t);
-      numbers[s] = walk.numbers();
-      first[s] = static_cast<int>(walk.first());
-      count[s] = static_cast<int>(walk.count());
+      numbers_[s] = walk.numbers();
+      first_[s] = static_cast<int>(walk.first());
+      count_[s] = static_cast<int>(walk.count());
     }
   }
-  __device__ int all() const { return count[0] + count[1]; }
-};
+  __device__ int count() const { return count_[0] + count_[1]; }
 
-struct Location {
-  std::int32_t number;  ///< slot or page; negative = absent
-  int set, row;         ///< row: within its set
-};
-
-__device__ __forceinline__ Location look_up(const Launch& launch, const Rows& rows, int i) {
-  Location at;
-  at.set = i >= rows.count[0];
-  at.row = at.set ? i - rows.count[0] : i;
-  at.number = -1;
-  if (i >= rows.all()) return at;
-  const bool list = (at.set ? launch.problem.entries_rows : launch.problem.window_rows) == RowsBy::list;
-  const std::int32_t* numbers = at.set ? rows.numbers[1] : rows.numbers[0];
-  if (!list) {
-    at.row += at.set ? rows.first[1] : rows.first[0];
-    at.number = __ldg(numbers + static_cast<std::uint32_t>(at.row) / static_cast<std::uint32_t>(launch.caches[at.set].page_size));
-  } else {
-    at.number = __ldg(numbers + at.row);
+  /// Row i's slot (list) or page (range); -1 past the end.
+  __device__ std::int32_t number(int i) const {
+    if (i >= count()) return -1;
+    const bool second = i >= count_[0];
+    const int row = row_in_set(i, second);
+    return __ldg((second ? numbers_[1] : numbers_[0]) + (is_list(second) ? row : row / page_size(second)));
   }
-  return at;
-}
+  /// Where row i lies, given its number.
+  __device__ RowAddress address(int i, std::int32_t number) const {
+    const bool second = i >= count_[0];
+    const PagedCacheView& cache = second ? launch_.caches[1] : launch_.caches[0];
+    const std::uint32_t found = is_list(second) ? static_cast<std::uint32_t>(number) : static_cast<std::uint32_t>(row_in_set(i, second));
+    const std::uint32_t quotient = found / page_size(second), offset = found - quotient * page_size(second);
+    const std::uint32_t page = is_list(second) ? quotient : static_cast<std::uint32_t>(number);
+    if (number < 0 || page >= cache.num_pages) return {nullptr, nullptr};
+    const std::byte* at = cache.pages + page * cache.page_stride;
+    return {at + std::int64_t{offset} * kRowBytes, at + cache.page_size * kRowBytes + offset * kScaleBytes};
+  }
 
-/// Starts the copies of one row by its kLoaders threads. An absent row is zeros that weigh nothing.
+ private:
+  __device__ bool is_list(bool second) const {
+    return (second ? launch_.problem.entries_rows : launch_.problem.window_rows) == RowsBy::list;
+  }
+  __device__ std::uint32_t page_size(bool second) const {
+    return static_cast<std::uint32_t>(second ? launch_.problem.entries_page_size : launch_.problem.window_page_size);
+  }
+  __device__ int row_in_set(int i, bool second) const { return second ? first_[1] + i - count_[0] : first_[0] + i; }
+
+  const Launch& launch_;
+  const std::int32_t* numbers_[2];
+  int first_[2], count_[2];
+};
+
+/// Starts the copies of a tile's rows, kLoaders threads each. An absent row is zeros that weigh nothing.
 template <int kChunk, int kHeads>
-__device__ __forceinline__ void copy_row(const Launch& launch, Shared<kHeads>& shared, int stage, const Location& at) {
+__device__ __forceinline__ void copy_tile(Shared<kHeads>& shared, int stage, int slot) {
   const int row = threadIdx.x / kLoaders, part = threadIdx.x % kLoaders;
-  std::uint8_t* to = shared.raw[stage] + row * kRawStride;
+  const RowAddress from = shared.rows[slot][row];
+  std::uint8_t* to = shared.raw[stage] + row * kRawStride + part * kChunk;
   std::uint8_t* scales = shared.scales[stage] + row * kScaleBytes;
-  const PagedCacheView& cache = launch.caches[at.set];
-  const bool list = (at.set ? launch.problem.entries_rows : launch.problem.window_rows) == RowsBy::list;
-  const auto page_size = static_cast<std::uint32_t>(cache.page_size), number = static_cast<std::uint32_t>(at.number);
-  const std::uint32_t page = list ? number / page_size : number;
-  const std::uint32_t offset = list ? number % page_size : static_cast<std::uint32_t>(at.row) % page_size;
-  const bool present = at.number >= 0 && page < cache.num_pages;
-  if (present) {
-    const std::byte* pages = cache.pages + page * cache.page_stride;
-    const std::byte* from = pages + std::int64_t{offset} * kRowBytes;
+  if (from.row != nullptr) {
+    const std::byte* at = from.row + part * kChunk;
 #pragma unroll
     for (int c = 0; c < (kRowBytes / kChunk + kLoaders - 1) / kLoaders; ++c) {
-      const int chunk = part + c * kLoaders;
-      if (chunk < kRowBytes / kChunk) copy::async<kChunk>(to + chunk * kChunk, from + chunk * kChunk);
+      if (part + c * kLoaders < kRowBytes / kChunk) copy::async<kChunk>(to + c * kLoaders * kChunk, at + c * kLoaders * kChunk);
     }
-    if (part == 0) copy::async<8>(scales, pages + cache.page_size * kRowBytes + offset * kScaleBytes);
+    if (part == 0) copy::async<8>(scales, from.scales);
   } else {
-    for (int c = part; c < kRowBytes / 16; c += kLoaders) *reinterpret_cast<uint4*>(to + c * 16) = uint4{0, 0, 0, 0};
+    for (int c = part * kChunk; c < kRowBytes; c += kLoaders * kChunk, to += kLoaders * kChunk) {
+#pragma unroll
+      for (int b = 0; b < kChunk / 8; ++b) reinterpret_cast<uint2*>(to)[b] = uint2{0, 0};
+    }
     if (part == 0) *reinterpret_cast<uint2*>(scales) = uint2{0, 0};
   }
-  if (part == 0) shared.present[stage][row] = present;
 }
 
 /// 2^(code - 127) as a float, any code; two powers of two fit beside it in f32.
@@ -154,17 +165,13 @@ __device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t 
       std::uint32_t x[8] = {};
       if (h < launch.problem.num_heads) {
         const auto* row = static_cast<const bf16*>(from.data) + t * from.strides[0] + h * from.strides[1] + warp * kBlockDim + quad * 16;
-        if (launch.q_is_aligned) {
-          *reinterpret_cast<uint4*>(x) = reinterpret_cast<const uint4*>(row)[0];
-          *reinterpret_cast<uint4*>(x + 4) = reinterpret_cast<const uint4*>(row)[1];
-        } else {
-          for (int c = 0; c < 8; ++c) x[c] = row[2 * c].bits | std::uint32_t{row[2 * c + 1].bits} << 16;
-        }
+        *reinterpret_cast<uint4*>(x) = reinterpret_cast<const uint4*>(row)[0];
+        *reinterpret_cast<uint4*>(x + 4) = reinterpret_cast<const uint4*>(row)[1];
       }
 #pragma unroll
       for (int s = 0; s < 4; ++s) {
         if (warp < 7) {
-          constexpr std::uint32_t kUpTwice = 0x5d805d80u;  // bf16 2^60
+          constexpr std::uint32_t kUpTwice = kUpBf16 << 16 | kUpBf16;
           q[m][s][half] = mma::multiply_bf16x2(__byte_perm(x[2 * s], x[2 * s + 1], 0x7632), kUpTwice);
           q[m][s][half + 2] = mma::multiply_bf16x2(__byte_perm(x[2 * s], x[2 * s + 1], 0x5410), kUpTwice);
         } else {
@@ -176,89 +183,118 @@ __device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t 
   }
 }
 
-/// The warp's part of q . k for a tile, into shared memory.
+/// A NaN element makes its row's logits NaN, as arithmetic would. Bit j of `rows`: row 8 j + g of the tile has one among
+/// the lane's elements. Rare, and kept out of the way of the common path.
 template <int kHeads>
-__device__ __forceinline__ void partial_logits(Shared<kHeads>& shared, int stage, const std::uint32_t (&q)[kHeads / 16][4][4]) {
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-  const std::uint8_t* raw = shared.raw[stage];
-  float* out = shared.logits[warp];
-#pragma unroll
+__device__ __noinline__ void mark_nan_rows(float* logits, std::uint32_t rows) {
+  __syncwarp();
   for (int j = 0; j < kRows / 8; ++j) {
-    std::uint32_t k[8];
-    std::uint32_t nan = 0;
-    const std::uint8_t* row = raw + (8 * j + g) * kRawStride;
-    float scale0 = kDown, scale1 = kDown;
-    if (warp < 7) {
-      const uint4 v = *reinterpret_cast<const uint4*>(row + warp * kBlockDim + quad * 16);
-      const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+    if ((rows >> j & 1) == 0) continue;
+    for (int h = 0; h < kHeads; ++h) logits[logit_at(h, 8 * j + threadIdx.x % 32 / 4)] = __uint_as_float(0x7fc00000u);
+  }
+  __syncwarp();
+}
+
+/// The warp's part of q . k for a tile, into shared memory. Groups of eight rows go in pairs, so that the tensor cores see
+/// more than one chain of sums.
+template <int kHeads, bool kRotary>
+__device__ __forceinline__ void partial_logits(Shared<kHeads>& shared, int stage, const std::uint32_t (&q)[kHeads / 16][4][4]) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, quad = lane % 4;
+  const std::uint8_t* row = shared.raw[stage] + g * kRawStride + (kRotary ? 448 + quad * 32 : warp * kBlockDim + quad * 16);
+  // Every lane has the scale of one row; a fragment's columns ask for theirs.
+  const float scale = kRotary ? kDown : scale_of(shared.scales[stage][lane * kScaleBytes + warp]);
+  float* out = shared.logits[warp] + g * kRows + 2 * quad;
+  const int turn = (g & 3) << 3;  // as logit_at
+  std::uint32_t nan_rows = 0;
 #pragma unroll
-      for (int s = 0; s < 4; ++s) {
-        k[2 * s] = mma::place_e4m3_odd(words[s]);
-        k[2 * s + 1] = mma::place_e4m3_even(words[s]);
-        nan |= mma::has_e4m3_nan(words[s]);
+  for (int pair = 0; pair < kRows / 16; ++pair) {
+    std::uint32_t k[2][8];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const auto* from = reinterpret_cast<const uint4*>(row + (2 * pair + j) * 8 * kRawStride);
+      const uint4 v = from[0];
+      if constexpr (kRotary) {
+        *reinterpret_cast<uint4*>(k[j]) = v;
+        *reinterpret_cast<uint4*>(k[j] + 4) = from[1];
+      } else {
+        const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+          k[j][2 * s] = mma::place_e4m3_odd(words[s]);
+          k[j][2 * s + 1] = mma::place_e4m3_even(words[s]);
+        }
+        const std::uint32_t nan = mma::has_e4m3_nan(v.x) | mma::has_e4m3_nan(v.y) | mma::has_e4m3_nan(v.z) | mma::has_e4m3_nan(v.w);
+        nan_rows |= (nan & 0x80808080u) != 0 ? 1u << (2 * pair + j) : 0u;
       }
-      scale0 = scale_of(shared.scales[stage][(8 * j + 2 * quad) * kScaleBytes + warp]);
-      scale1 = scale_of(shared.scales[stage][(8 * j + 2 * quad + 1) * kScaleBytes + warp]);
-    } else {
-      const auto* from = reinterpret_cast<const uint4*>(row + 448 + quad * 32);
-      *reinterpret_cast<uint4*>(k) = from[0];
-      *reinterpret_cast<uint4*>(k + 4) = from[1];
+    }
+    float c[2][kHeads / 16][4] = {};
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+#pragma unroll
+        for (int m = 0; m < kHeads / 16; ++m) mma::bf16_16x8x16(c[j][m], q[m][s], k[j][2 * s], k[j][2 * s + 1]);
+      }
     }
 #pragma unroll
-    for (int m = 0; m < kHeads / 16; ++m) {
-      float c[4] = {0.f, 0.f, 0.f, 0.f};
+    for (int j = 0; j < 2; ++j) {
+      const int column = 8 * (2 * pair + j);
+      const float scale0 = kRotary ? kDown : __shfl_sync(kAllLanes, scale, column + 2 * quad);
+      const float scale1 = kRotary ? kDown : __shfl_sync(kAllLanes, scale, column + 2 * quad + 1);
 #pragma unroll
-      for (int s = 0; s < 4; ++s) mma::bf16_16x8x16(c, q[m][s], k[2 * s], k[2 * s + 1]);
-      *reinterpret_cast<float2*>(out + logit_at(m * 16 + g, 8 * j + 2 * quad)) = float2{c[0] * scale0, c[1] * scale1};
-      *reinterpret_cast<float2*>(out + logit_at(m * 16 + g + 8, 8 * j + 2 * quad)) = float2{c[2] * scale0, c[3] * scale1};
-    }
-    if (__any_sync(kAllLanes, nan != 0)) {  // a NaN element makes the row's logits NaN, as arithmetic would
-      __syncwarp();
-      if (nan != 0) {
-        for (int h = 0; h < kHeads; ++h) out[logit_at(h, 8 * j + g)] = __uint_as_float(0x7fc00000u);
+      for (int m = 0; m < kHeads / 16; ++m) {
+        float* at = out + (turn ^ column) + m * 16 * kRows;
+        *reinterpret_cast<float2*>(at) = float2{c[j][m][0] * scale0, c[j][m][1] * scale1};
+        *reinterpret_cast<float2*>(at + 8 * kRows) = float2{c[j][m][2] * scale0, c[j][m][3] * scale1};
       }
-      __syncwarp();
     }
   }
+  if (!kRotary && __any_sync(kAllLanes, nan_rows != 0)) mark_nan_rows<kHeads>(shared.logits[warp], nan_rows);
 }
 
 /// The state of one head's softmax, kept by eight threads alike (`total`: each its own share).
 struct Softmax {
-  float most = -kInfinity, total = 0;
+  float base = -kInfinity;  ///< what weights are relative to (base 2)
+  float most = -kInfinity;  ///< largest logit
+  float total = 0;
 };
+constexpr float kSlack = 8;
 
-/// Sums the partial logits of a tile, turns them into weights relative to the largest so far. Eight threads a head.
+/// Sums the partial logits of a tile, turns them into weights relative to `state.most`. Eight threads a head. The base follows
+/// the largest logit only once that has left it by kSlack: weights up to 2^kSlack do no harm, and sums are rarely rescaled.
 template <int kHeads>
-__device__ __forceinline__ void soften(Shared<kHeads>& shared, int stage, float scale_log2, Softmax& state, std::int32_t& rescale) {
+__device__ __forceinline__ void soften(Shared<kHeads>& shared, int slot, float scale_log2, Softmax& state, std::int32_t& rescale) {
   const int h = threadIdx.x / 8, c = threadIdx.x % 8 * 4;
   if (h >= kHeads) return;
-  float4 x = *reinterpret_cast<const float4*>(shared.logits[0] + logit_at(h, c));
+  const float* from = shared.logits[0] + logit_at(h, c);
+  float4 parts[kWarps];
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) parts[w] = *reinterpret_cast<const float4*>(from + w * kHeads * kRows);
+  const std::uint32_t present = shared.present[slot] >> c;
+  float x[4] = {parts[0].x, parts[0].y, parts[0].z, parts[0].w};
 #pragma unroll
   for (int w = 1; w < kWarps; ++w) {
-    const float4 y = *reinterpret_cast<const float4*>(shared.logits[w] + logit_at(h, c));
-    x.x += y.x;
-    x.y += y.y;
-    x.z += y.z;
-    x.w += y.w;
+    x[0] += parts[w].x;
+    x[1] += parts[w].y;
+    x[2] += parts[w].z;
+    x[3] += parts[w].w;
   }
-  const int4 present = *reinterpret_cast<const int4*>(shared.present[stage] + c);
-  x.x = present.x ? x.x * scale_log2 : -kInfinity;
-  x.y = present.y ? x.y * scale_log2 : -kInfinity;
-  x.z = present.z ? x.z * scale_log2 : -kInfinity;
-  x.w = present.w ? x.w * scale_log2 : -kInfinity;
-  float now = fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w));
+#pragma unroll
+  for (int i = 0; i < 4; ++i) x[i] = (present >> i & 1) != 0 ? x[i] * scale_log2 : -kInfinity;
+  float now = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
 #pragma unroll
   for (int d = 1; d < 8; d *= 2) now = fmaxf(now, __shfl_xor_sync(kAllLanes, now, d));
-  now = fmaxf(now, state.most);
-  const float base = now == -kInfinity ? 0.f : now;
-  const float factor = exp2f(state.most - base);
-  x.x = exp2f(x.x - base);
-  x.y = exp2f(x.y - base);
-  x.z = exp2f(x.z - base);
-  x.w = exp2f(x.w - base);
-  state.total = state.total * factor + (x.x + x.y + x.z + x.w);
-  state.most = now;
-  *reinterpret_cast<uint2*>(shared.weights + h * kWeightStride + c) = uint2{mma::pack_bf16x2(x.x, x.y), mma::pack_bf16x2(x.z, x.w)};
+  float factor = 1.f;
+  if (now > state.base + kSlack) {  // the first logits leave -inf
+    factor = exp2f(state.base - now);
+    state.base = now;
+  }
+  state.most = fmaxf(state.most, now);
+  const float base = state.base == -kInfinity ? 0.f : state.base;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) x[i] = exp2f(x[i] - base);
+  state.total = state.total * factor + (x[0] + x[1] + x[2] + x[3]);
+  *reinterpret_cast<uint2*>(shared.weights + h * kWeightStride + c) = uint2{mma::pack_bf16x2(x[0], x[1]), mma::pack_bf16x2(x[2], x[3])};
   if (c == 0) {
     shared.factor[h] = factor;
     if (factor != 1.f) rescale = 1;
@@ -267,7 +303,7 @@ __device__ __forceinline__ void soften(Shared<kHeads>& shared, int stage, float 
 
 /// out += weights x values for the warp's 64 elements. Column n of product i is element 8 n + i, so that a lane ends up with 16
 /// neighbours of its heads: 16 quad + i in c0 and c2, 16 quad + 8 + i in c1 and c3.
-template <int kHeads>
+template <int kHeads, bool kRotary>
 __device__ __forceinline__ void add_values(const Shared<kHeads>& shared, int stage, bool rescale, float (&out)[kHeads / 16][8][4]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, quad = lane % 4;
   if (rescale) {
@@ -283,23 +319,31 @@ __device__ __forceinline__ void add_values(const Shared<kHeads>& shared, int sta
       }
     }
   }
+  // Every lane has the scale of one row, and pairs it with the next row's; a fragment's rows ask for theirs.
+  const std::uint32_t scale = kRotary ? kDownBf16 : weight_scale_of(shared.scales[stage][lane * kScaleBytes + warp]);
+  const std::uint32_t pair = scale | __shfl_down_sync(kAllLanes, scale, 1) << 16;
+  const std::uint8_t* row = shared.raw[stage] + 2 * quad * kRawStride + (kRotary ? 448 + g * 16 : warp * kBlockDim + g * 8);
 #pragma unroll
   for (int kk = 0; kk < kRows / 16; ++kk) {
-    std::uint32_t a[kHeads / 16][4];
+    std::uint32_t a[kHeads / 16][4], b[8][2];
 #pragma unroll
     for (int m = 0; m < kHeads / 16; ++m) {
       mma::load_matrix_x4(a[m], shared.weights + (m * 16 + lane % 16) * kWeightStride + kk * 16 + lane / 16 * 8);
     }
-    std::uint32_t b[8][2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = kk * 16 + half * 8 + 2 * quad;
-      const std::uint8_t* first = shared.raw[stage] + row * kRawStride;
-      const std::uint8_t* second = first + kRawStride;
-      std::uint32_t scales = 0x21802180u;  // bf16 2^-60 twice
-      if (warp < 7) {
-        const uint2 u = *reinterpret_cast<const uint2*>(first + warp * kBlockDim + g * 8);
-        const uint2 v = *reinterpret_cast<const uint2*>(second + warp * kBlockDim + g * 8);
+      const std::uint8_t* first = row + (kk * 16 + half * 8) * kRawStride;
+      const std::uint32_t scales = kRotary ? pair : __shfl_sync(kAllLanes, pair, kk * 16 + half * 8 + 2 * quad);
+      if constexpr (kRotary) {
+        const uint4 u = *reinterpret_cast<const uint4*>(first), v = *reinterpret_cast<const uint4*>(first + kRawStride);
+        const std::uint32_t us[4] = {u.x, u.y, u.z, u.w}, vs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          b[2 * i][half] = __byte_perm(us[i], vs[i], 0x5410);
+          b[2 * i + 1][half] = __byte_perm(us[i], vs[i], 0x7632);
+        }
+      } else {
+        const uint2 u = *reinterpret_cast<const uint2*>(first), v = *reinterpret_cast<const uint2*>(first + kRawStride);
         // Bytes of elements 2i (lower) and 2i + 1 (upper) of both rows, a row in each half of the word.
         const std::uint32_t words[4] = {__byte_perm(u.x, v.x, 0x5410), __byte_perm(u.x, v.x, 0x7632), __byte_perm(u.y, v.y, 0x5410),
                                         __byte_perm(u.y, v.y, 0x7632)};
@@ -307,17 +351,6 @@ __device__ __forceinline__ void add_values(const Shared<kHeads>& shared, int sta
         for (int i = 0; i < 4; ++i) {
           b[2 * i][half] = mma::place_e4m3_even(words[i]);
           b[2 * i + 1][half] = mma::place_e4m3_odd(words[i]);
-        }
-        const std::uint8_t* codes = shared.scales[stage] + row * kScaleBytes + warp;
-        scales = weight_scale_of(codes[0]) | weight_scale_of(codes[kScaleBytes]) << 16;
-      } else {
-        const uint4 u = *reinterpret_cast<const uint4*>(first + 448 + g * 16);
-        const uint4 v = *reinterpret_cast<const uint4*>(second + 448 + g * 16);
-        const std::uint32_t us[4] = {u.x, u.y, u.z, u.w}, vs[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          b[2 * i][half] = __byte_perm(us[i], vs[i], 0x5410);
-          b[2 * i + 1][half] = __byte_perm(us[i], vs[i], 0x7632);
         }
       }
 #pragma unroll

@@ -14,7 +14,7 @@ namespace fathom::mma {
 
 /// c += a b, bf16 operands, f32 sums.
 __device__ __forceinline__ void bf16_16x8x16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  asm volatile(
+  asm(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -57,9 +57,7 @@ __device__ __forceinline__ std::uint32_t place_e4m3_odd(std::uint32_t word) {
 __device__ __forceinline__ std::uint32_t place_e4m3_even(std::uint32_t word) {
   return ((word << 8) & 0x80008000u) | ((word << 4) & 0x07f007f0u);
 }
-/// Nonzero if one of the four codes is a NaN (0x7f or 0xff).
-__device__ __forceinline__ std::uint32_t has_e4m3_nan(std::uint32_t word) {
-  return ((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
-}
+/// Has a bit of 0x80808080 set if one of the four codes is a NaN (0x7f or 0xff); other bits mean nothing.
+__device__ __forceinline__ std::uint32_t has_e4m3_nan(std::uint32_t word) { return (word & 0x7f7f7f7fu) + 0x01010101u; }
 
 }  // namespace fathom::mma
