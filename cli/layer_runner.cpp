@@ -3,25 +3,8 @@
 
 #include <algorithm>
 
-#include "cli/plan_workspace.h"
-
 namespace fathom::cli {
 namespace {
-
-/// A plan for steps of at most `capacity` tokens, and its workspace.
-struct Stepper {
-  LayerPlan plan;
-  PlanWorkspace workspace;
-};
-
-Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device,
-                             const std::string& force) {
-  problem.num_tokens = capacity;
-  Stepper stepper;
-  FATHOM_ASSIGN(stepper.plan, plan_layer(problem, device, {.implementation = force}));
-  FATHOM_ASSIGN(stepper.workspace, PlanWorkspace::create(stepper.plan));
-  return stepper;
-}
 
 /// Everything that stays the same from step to step.
 struct Sequence {
@@ -126,6 +109,15 @@ Status run_steps(Sequence& sequence, const LayerProblem& problem, std::int64_t n
 }
 
 }  // namespace
+
+Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device,
+                             const std::string& force) {
+  problem.num_tokens = capacity;
+  Stepper stepper;
+  FATHOM_ASSIGN(stepper.plan, plan_layer(problem, device, {.implementation = force}));
+  FATHOM_ASSIGN(stepper.workspace, PlanWorkspace::create(stepper.plan));
+  return stepper;
+}
 
 std::int64_t prefill_tokens(const LayerRunOptions& options, std::int64_t num_tokens) noexcept {
   return std::min(options.prefill.value_or(num_tokens), num_tokens);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cli/layer_dump.h"
+#include "cli/plan_workspace.h"
 #include "fathom/checkpoint.h"
 
 namespace fathom::cli {
@@ -34,6 +35,13 @@ struct LayerResult {
   std::vector<float> output;  ///< [num_tokens, hidden_size]
   LayerDump dump;             ///< filled if it was asked for
 };
+
+/// A plan for steps of at most some tokens, and its workspace.
+struct Stepper {
+  LayerPlan plan;
+  PlanWorkspace workspace;
+};
+Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device, const std::string& force);
 
 /// Called after each step with the tokens finished so far.
 using StepReport = std::function<void(std::int64_t done, bool decoding)>;

@@ -156,4 +156,16 @@ using LayerPlan = Plan<LayerProblem>;
 Result<LayerPlan> plan_layer(const LayerProblem& problem, const Device& device, const PlanOptions& options = {}) noexcept;
 Status layer(const LayerPlan& plan, const LayerArgs& args, const Workspace& workspace, Stream stream = {}) noexcept;
 
+/// One stage of a planned layer.
+struct LayerStage {
+  const char* title;  ///< "compress (index keys)": an op may be two stages
+  AnyPlan plan;
+};
+/// The stages that the layer has, in the order they run; they live as long as a copy of the plan does.
+std::span<const LayerStage> layer_stages(const LayerPlan& plan) noexcept;
+/// Runs stage number `stage` alone, to time it or to look between stages. What stages hand on lies in the workspace: all
+/// of them in order, with one args and one workspace, are one run of layer.
+Status run_layer_stage(const LayerPlan& plan, std::size_t stage, const LayerArgs& args, const Workspace& workspace,
+                       Stream stream = {}) noexcept;
+
 }  // namespace fathom

@@ -149,8 +149,12 @@ class Session {
     args.batch = batch.value();
     std::vector<float> out(static_cast<std::size_t>(total) * 32, NAN);
     args.out = view(out.data(), layer_.problem.out_dtype, {total, 32});
-    const Status status = layer(plan_, args, carve_workspace(workspace_.data(), plan_.workspace_size()));
-    EXPECT_TRUE(status.ok()) << status.text();
+    const Workspace workspace = carve_workspace(workspace_.data(), plan_.workspace_size());
+    const std::size_t calls = stage_by_stage ? layer_stages(plan_).size() : 1;
+    for (std::size_t i = 0; i < calls; ++i) {
+      const Status status = stage_by_stage ? run_layer_stage(plan_, i, args, workspace) : layer(plan_, args, workspace);
+      EXPECT_TRUE(status.ok()) << status.text();
+    }
     if (layer_.problem.out_dtype == DType::bf16) {
       const auto* narrow = reinterpret_cast<const bf16*>(out.data());
       for (std::int64_t i = total * 32 - 1; i >= 0; --i) out[i] = to_f32(narrow[i]);
@@ -191,6 +195,7 @@ class Session {
   }
 
   std::map<int, std::map<std::int64_t, std::vector<float>>> results;
+  bool stage_by_stage = false;  ///< steps run through run_layer_stage
 
  private:
   TinyLayer& layer_;
