@@ -50,21 +50,14 @@ class Checkpoint {
 Result<TensorView> tensor_view(const FileTensor& tensor) noexcept;
 
 /// The weights of one layer, found under native or Hugging Face names, with either spelling of the scales, and checked
-/// against the configuration. A shard's rows and columns are cut out. Projections of mixed types, and f16 tensors, are
-/// converted so that LayerProblem's three weight dtypes describe them. Views point into `storage`.
+/// against the configuration. A shard's rows and columns are cut out. Each projection keeps the type it is stored in;
+/// f16 becomes f32, and the compressors' projections share one type. Views point into `storage`.
 struct LoadedLayer {
   LayerWeights weights;
-  DType weight_dtype = DType::bf16;
-  DType wo_a_dtype = DType::bf16;
-  DType compress_weight_dtype = DType::bf16;  ///< of the compressors' projections and of index_weights_proj
   std::vector<std::shared_ptr<const void>> storage;
 
-  /// Sets the problem's weight dtypes to those of the loaded weights.
-  void describe(LayerProblem& problem) const noexcept {
-    problem.weight_dtype = weight_dtype;
-    problem.wo_a_dtype = wo_a_dtype;
-    problem.compress_weight_dtype = compress_weight_dtype;
-  }
+  /// Sets the problem's weight dtypes to those of the loaded weights; those of weights the layer lacks follow the others.
+  void describe(LayerProblem& problem) const noexcept;
 };
 Result<LoadedLayer> load_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept;
 

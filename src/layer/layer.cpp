@@ -65,8 +65,8 @@ Result<AnyPlan> any_plan(Result<StagePlan> plan) {
 Result<AnyPlan> plan_queries_and_window(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
   return any_plan(plan_project({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .num_heads = problem.num_heads,
                                 .head_dim = problem.head_dim, .rope_dim = problem.rope_dim, .q_rank = problem.q_rank,
-                                .numerics = problem.numerics, .weight_dtype = problem.weight_dtype,
-                                .window_format = problem.window_format, .window_page_size = problem.window_page_size,
+                                .numerics = problem.numerics, .wq_a_dtype = problem.wq_a_dtype, .wq_b_dtype = problem.wq_b_dtype,
+                                .wkv_dtype = problem.wkv_dtype, .window_format = problem.window_format, .window_page_size = problem.window_page_size,
                                 .norm_eps = problem.norm_eps}, device, options));
 }
 
@@ -131,8 +131,8 @@ Status run_index_keys(const AnyPlan& plan, const Step& step) {
 Result<AnyPlan> plan_index_queries(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
   return any_plan(plan_index_query({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .q_rank = problem.q_rank,
                                     .index_heads = problem.index_heads, .index_dim = problem.index_dim, .rope_dim = problem.rope_dim,
-                                    .numerics = problem.numerics, .weight_dtype = problem.weight_dtype,
-                                    .proj_dtype = problem.compress_weight_dtype, .format = problem.index_format}, device, options));
+                                    .numerics = problem.numerics, .wq_b_dtype = problem.index_wq_b_dtype,
+                                    .weights_proj_dtype = problem.compress_weight_dtype, .format = problem.index_format}, device, options));
 }
 
 Status run_index_queries(const AnyPlan& plan, const Step& step) {
@@ -200,7 +200,7 @@ Result<AnyPlan> plan_projection_back(const LayerProblem& problem, const Device& 
   return any_plan(plan_output({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .num_heads = problem.num_heads,
                                .head_dim = problem.head_dim, .rope_dim = problem.rope_dim, .output_groups = problem.output_groups,
                                .output_rank = problem.output_rank, .numerics = problem.numerics, .wo_a_dtype = problem.wo_a_dtype,
-                               .wo_b_dtype = problem.weight_dtype, .out_dtype = problem.out_dtype}, device, options));
+                               .wo_b_dtype = problem.wo_b_dtype, .out_dtype = problem.out_dtype}, device, options));
 }
 
 Status run_projection_back(const AnyPlan& plan, const Step& step) {

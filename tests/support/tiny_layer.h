@@ -38,7 +38,8 @@ class TinyLayer {
     const bool exact = numerics == Numerics::exact;
     problem = {.num_tokens = 64, .num_seqs = 4, .hidden_size = 32, .num_heads = 3, .q_rank = 16, .output_groups = 1, .output_rank = 8,
                .window = 8, .compress_ratio = ratio, .index_heads = 2, .index_dim = 128, .index_topk = 6, .max_entries = 64,
-               .numerics = numerics, .weight_dtype = DType::f32, .wo_a_dtype = DType::f32, .compress_weight_dtype = DType::f32,
+               .numerics = numerics, .wq_a_dtype = DType::f32, .wq_b_dtype = DType::f32, .wkv_dtype = DType::f32, .wo_a_dtype = DType::f32,
+               .wo_b_dtype = DType::f32, .index_wq_b_dtype = DType::f32, .compress_weight_dtype = DType::f32,
                .out_dtype = exact ? DType::f32 : DType::bf16};
     if (exact) {
       problem.window_format = problem.entries_format = CacheFormat::kv_f32;
