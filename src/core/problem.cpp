@@ -30,13 +30,6 @@ bool is_integer(const ProblemField& field) noexcept {
   return field.kind == FieldKind::integer || field.kind == FieldKind::capacity;
 }
 
-const ProblemField* find_field(const ProblemSpec& spec, std::string_view name) noexcept {
-  for (const ProblemField& field : spec.fields) {
-    if (name == field.name) return &field;
-  }
-  return nullptr;
-}
-
 /// The first field of the group, or null.
 const ProblemField* find_group(const ProblemSpec& spec, std::string_view name) noexcept {
   for (const ProblemField& field : spec.fields) {
@@ -223,6 +216,13 @@ Status check_problem(const ProblemSpec& spec, const char* op, const void* proble
     }
   }
   return {};
+}
+
+const ProblemField* find_field(const ProblemSpec& spec, std::string_view name) noexcept {
+  for (const ProblemField& field : spec.fields) {
+    if (name == field.name) return &field;
+  }
+  return nullptr;
 }
 
 std::int64_t problem_integer(const ProblemSpec& spec, const void* problem, std::string_view name) noexcept {

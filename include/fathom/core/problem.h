@@ -85,6 +85,8 @@ std::string problem_text(const ProblemSpec& spec, const void* problem);
 Status parse_problem(const ProblemSpec& spec, std::string_view text, void* problem) noexcept;
 /// Every field inside its bounds.
 Status check_problem(const ProblemSpec& spec, const char* op, const void* problem) noexcept;
+/// The field called `name`, or null.
+const ProblemField* find_field(const ProblemSpec& spec, std::string_view name) noexcept;
 /// The integer behind field `name`, or -1 where the problem has no such field.
 std::int64_t problem_integer(const ProblemSpec& spec, const void* problem, std::string_view name) noexcept;
 
