@@ -97,8 +97,10 @@ Status run(const BenchLayerOptions& options) {
     args.out = view(out.data(), problem.out_dtype, {count, config.hidden_size});
     return args;
   };
-  FATHOM_ASSIGN(const Stepper prefiller, make_stepper(problem, problem.num_tokens, device, options.force));
-  FATHOM_ASSIGN(const Stepper decoder, make_stepper(problem, 1, device, options.force));
+  const std::string force = harness::force_text(options.forced);
+  FATHOM_ASSIGN(const Stepper prefiller, make_stepper(problem, problem.num_tokens, device, force));
+  FATHOM_ASSIGN(const Stepper decoder, make_stepper(problem, 1, device, force));
+  FATHOM_TRY(harness::check_forced_ops(options.forced, harness::ops_of(prefiller.plan)));
   const std::span<const LayerStage> stages = layer_stages(prefiller.plan);
   Milliseconds prefill(stages.size()), decode(stages.size());
   FATHOM_TRY(run_step(prefiller, pool, sequence, args_at(0, options.tokens), &prefill));

@@ -26,8 +26,9 @@ struct FileTensor {
 /// into memory tensor by tensor. Reading is strict: see docs/guide/checkpoints.md for what is refused.
 class Checkpoint {
  public:
-  /// Opens a file or a folder and checks every header; tensors are read when asked for.
-  static Result<Checkpoint> open(const std::string& path) noexcept;
+  /// Opens a file or a folder and checks every header; tensors are read when asked for. Statuses of this and of the
+  /// calls below start with `what`, for files that are no checkpoint.
+  static Result<Checkpoint> open(const std::string& path, std::string_view what = "checkpoint") noexcept;
 
   /// Names of all tensors, sorted.
   const std::vector<std::string>& names() const noexcept;
@@ -60,6 +61,8 @@ struct LoadedLayer {
   void describe(LayerProblem& problem) const noexcept;
 };
 Result<LoadedLayer> load_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept;
+/// Whether the checkpoint has any tensor of the layer, under any name. Exports often leave their MTP layers out.
+Result<bool> has_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept;
 
 /// Writes a safetensors file: collect views, then write once. What Checkpoint::open would refuse is refused here: one
 /// tensor or text as it is added, limits of the whole file by write.

@@ -228,6 +228,14 @@ Status find_tensor(const Checkpoint& checkpoint, const Prefix& prefix, const Nam
 
 }  // namespace
 
+Result<bool> has_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept {
+  return guarded("checkpoint", [&]() -> Result<bool> {
+    const std::vector<Prefix> prefixes = possible_prefixes(config);
+    return std::any_of(prefixes.begin(), prefixes.end(),
+                       [&](const Prefix& prefix) { return has_prefix(checkpoint, prefix.text); });
+  });
+}
+
 Result<std::vector<LayerTensor>> find_layer_tensors(const Checkpoint& checkpoint, const LayerConfig& config) {
   FATHOM_ASSIGN(const Prefix prefix, find_prefix(checkpoint, config));
   FATHOM_TRY(check_kind(checkpoint, config, prefix));

@@ -18,6 +18,7 @@ using Reason = std::string;
 struct Prepared {
   WorkspaceSize workspace;
   std::shared_ptr<const void> state = {};
+  std::vector<AnyPlan> parts = {};  ///< the plans of other ops that a run runs
 };
 
 /// What an implementation gets beside its arguments.

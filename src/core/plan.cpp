@@ -186,6 +186,7 @@ WorkspaceSize AnyPlan::workspace_size() const noexcept {
   return {aligned(size.scratch), aligned(size.counters), aligned(size.schedule)};
 }
 const void* AnyPlan::problem_data() const noexcept { return data_->problem.data(); }
+std::span<const AnyPlan> AnyPlan::parts() const noexcept { return data_->prepared.parts; }
 
 Result<AnyPlan> plan_problem(const OpSpec& spec, const void* problem, const Device& device,
                              const PlanOptions& options) noexcept {

@@ -84,7 +84,7 @@ Result<Prepared> prepare_index_query_cpu(const IndexQueryProblem& problem, const
                                                          problem.index_heads), device, nested(options)));
   Scratch scratch;
   lay_out(problem, device, *linears, scratch);
-  return Prepared{{.scratch = scratch.used()}, std::move(linears)};
+  return Prepared{{.scratch = scratch.used()}, linears, {linears->wq_b, linears->weights}};
 }
 
 Status index_query_cpu(const IndexQueryProblem& problem, const IndexQueryArgs& args, const RunContext& context) {

@@ -259,7 +259,9 @@ Result<Prepared> prepare_layer(const LayerProblem& problem, const Device& device
   }
   Scratch scratch;
   lay_out(problem, stages->planned, problem.num_tokens, scratch);
-  return Prepared{{.scratch = scratch.used()}, std::move(stages)};
+  std::vector<AnyPlan> parts;
+  for (const LayerStage& stage : stages->planned) parts.push_back(stage.plan);
+  return Prepared{{.scratch = scratch.used()}, std::move(stages), std::move(parts)};
 }
 
 Status run_layer(const LayerProblem& problem, const LayerArgs& args, const RunContext& context) {

@@ -97,7 +97,7 @@ Result<Prepared> prepare_project_cpu(const ProjectProblem& problem, const Device
   FATHOM_ASSIGN(linears->wkv, product(problem.wkv_dtype, problem.num_tokens, problem.hidden_size, problem.head_dim));
   Scratch scratch;
   lay_out(problem, device, *linears, scratch);
-  return Prepared{{.scratch = scratch.used()}, std::move(linears)};
+  return Prepared{{.scratch = scratch.used()}, linears, {linears->wq_a, linears->wq_b, linears->wkv}};
 }
 
 Status project_cpu(const ProjectProblem& problem, const ProjectArgs& args, const RunContext& context) {

@@ -382,6 +382,21 @@ TEST(LoadLayer, GoldenFp8UnderHuggingFaceNamesIsTheSame) {
   }
 }
 
+TEST(HasLayer, LooksUnderEveryName) {
+  const TemporaryFolder folder;
+  LayerConfig mtp = small_layer(0);
+  mtp.name = "mtp.0.attn";
+  mtp.layer_index = 5;
+  const auto stands = [&](const char* prefix) {
+    const auto file = Checkpoint::open(folder.write("a.safetensors", file_of({{std::string(prefix) + "x", random_tensor("F32", {1}, 1)}})));
+    return has_layer(file.value(), mtp).value();
+  };
+  for (const char* prefix : {"mtp.0.attn.", "model.mtp.0.attn.", "mtp.0.self_attn.", "layers.5.attn.", "model.layers.5.self_attn."}) {
+    EXPECT_TRUE(stands(prefix)) << prefix;
+  }
+  for (const char* prefix : {"mtp.1.attn.", "layers.4.attn.", "layers.5.", "mtp.0.mlp."}) EXPECT_FALSE(stands(prefix)) << prefix;
+}
+
 TEST(LoadLayer, ALayerSpreadOverShardsIsTheSame) {
   const LayerConfig config = small_layer(4);
   const StoredTensors tensors = native_tensors(config, "F8_E4M3");
