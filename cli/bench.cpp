@@ -90,6 +90,9 @@ int bench_cases(const BenchOptions& options) {
   if (!chosen.ok()) return fail(chosen.status());
   const auto device = Device::cpu(options.threads);
   if (!device.ok()) return fail(device.status());
+  std::set<std::string> used;
+  for (const auto& [op, text] : chosen.value()) used.merge(harness::ops_of(op, text, device.value(), options.forced));
+  if (const Status status = harness::check_forced_ops(options.forced, used); !status.ok()) return fail(status);
   std::ofstream json;
   if (!options.json.empty()) {
     json.open(options.json, std::ios::app);
@@ -121,7 +124,7 @@ int run_bench(const BenchOptions& options) {
   layer.kind = options.layer == "csa" ? LayerKind::csa : options.layer == "hca" ? LayerKind::hca : LayerKind::window;
   layer.tokens = options.tokens;
   layer.threads = options.threads;
-  layer.force = harness::force_text(options.forced);
+  layer.forced = options.forced;
   return bench_layer(layer);
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "fathom/config.h"
+#include "harness/conformance.h"
 
 namespace fathom::cli {
 
@@ -14,7 +15,7 @@ struct BenchLayerOptions {
   std::int64_t tokens = 256;  ///< prefilled in one step
   int decode_steps = 4;       ///< single-token steps after it
   int threads = 0;            ///< 0: all
-  std::string force;          ///< "attend=reference", as PlanOptions::implementation of the layer
+  harness::Forced forced;     ///< of the layer and its stages
 };
 
 /// Prints a table of the stages (milliseconds, share) for the prefill and for a decode step. Returns the exit code.

@@ -86,7 +86,6 @@ class WeightMaker {
 LoadedLayer random_weights(const LayerConfig& config, std::uint64_t seed) {
   WeightMaker make(seed);
   LoadedLayer layer;
-  layer.weight_dtype = layer.wo_a_dtype = DType::e4m3;
   LayerWeights& w = layer.weights;
   const std::int64_t hidden = config.hidden_size, heads_dim = std::int64_t{config.num_heads} * config.head_dim;
   const std::int64_t latent = std::int64_t{config.output_groups} * config.output_rank;

@@ -38,13 +38,6 @@ bool is_shown(const ByteRange& range, std::int64_t page_size) noexcept {
 
 }  // namespace
 
-Result<CacheFormat> cache_format_called(std::string_view name) {
-  for (std::size_t i = 0; i < std::size(kCacheFormatWords); ++i) {
-    if (name == kCacheFormatWords[i]) return static_cast<CacheFormat>(i);
-  }
-  return Status::invalid("\"%s\" is not a cache format", std::string(name.substr(0, 64)).c_str());
-}
-
 int model_dim(CacheFormat format) noexcept {
   switch (format) {
     case CacheFormat::kv_f32:

@@ -10,9 +10,6 @@
 
 namespace fathom::cli {
 
-/// The format called `name`.
-Result<CacheFormat> cache_format_called(std::string_view name);
-
 /// The row width the model uses with this format.
 int model_dim(CacheFormat format) noexcept;
 

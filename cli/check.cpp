@@ -28,7 +28,7 @@ struct CheckOptions {
   int threads = 0;
 };
 
-/// Every forced implementation exists. The first case of its op tells which ones there are.
+/// Every forced implementation exists, and something runs it. The first case of its op tells which ones there are.
 Status check_forced(const CheckOptions& options, const Device& device) {
   for (const auto& [op, name] : options.forced) {
     FATHOM_ASSIGN(const std::vector<std::string> cases, harness::read_cases(options.cases, op, kCaseSet));
@@ -37,7 +37,16 @@ Status check_forced(const CheckOptions& options, const Device& device) {
     return Status::invalid("--force: %s has no implementation \"%s\"; it has %s", op.c_str(), name.c_str(),
                            fmt::format("{}", fmt::join(names, ", ")).c_str());
   }
-  return {};
+  if (options.forced.empty() || options.op.empty()) return {};  // without an op those that are forced run
+  std::set<std::string> used;
+  std::vector<std::string> cases;
+  if (options.text) {
+    cases = {*options.text};
+  } else {
+    FATHOM_ASSIGN(cases, harness::read_cases(options.cases, options.op, kCaseSet));
+  }
+  for (const std::string& text : cases) used.merge(harness::ops_of(options.op, text, device, options.forced));
+  return harness::check_forced_ops(options.forced, used);
 }
 
 /// The exit code and the last word on runs of which `compared` were held against a reference.
@@ -112,7 +121,7 @@ int run_check(const CheckOptions& options) {
     GoldenOptions golden;
     golden.folder = options.golden;
     golden.threads = options.threads;
-    golden.force = harness::force_text(options.forced);
+    golden.forced = options.forced;
     if (!options.numerics.empty()) golden.numerics = options.numerics == "exact" ? Numerics::exact : Numerics::served;
     return check_golden(golden);
   }

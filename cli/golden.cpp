@@ -40,9 +40,11 @@ void print_measure(const std::string& where, const Measure& measure, bool colour
 
 Status check_file(const GoldenOptions& options, const Model& model, Numerics numerics, const Device& device,
                   Tally* tally) {
-  FATHOM_ASSIGN(const Checkpoint expected, Checkpoint::open(expected_path(options, numerics)));
+  FATHOM_ASSIGN(const Checkpoint expected, Checkpoint::open(expected_path(options, numerics), "golden"));
   const bool colour = wants_colour(stdout);
-  for (const int layer : golden_layers(expected, model.config)) {
+  const std::vector<int> layers = golden_layers(expected, model.config);
+  FATHOM_TRY(check_forced_ops(model.config, layers, numerics, device, options.forced));
+  for (const int layer : layers) {
     FATHOM_ASSIGN(const LayerConfig config, model.config.layer(layer));
     FATHOM_ASSIGN(const GoldenLayer golden, read_golden_layer(expected, layer));
     const std::string where = fmt::format("{} layers.{} {}", name_of(numerics), layer, name_of(config.kind()));
@@ -139,7 +141,7 @@ Result<std::vector<Measure>> measure_golden_layer(const Model& model, const Gold
   run.chunk = options.chunk;
   run.page_size = options.page_size;
   run.page_order_seed = options.page_order_seed;
-  run.force = options.force;
+  run.forced = options.forced;
   run.dump = true;
   FATHOM_ASSIGN(const LayerResult result, run_layer(config, weights, golden.hidden, device, run, report));
   return compare_layer(golden, result, config);

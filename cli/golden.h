@@ -14,7 +14,7 @@ namespace fathom::cli {
 struct GoldenOptions {
   std::string folder;                 ///< config.json, model.safetensors, expected_exact|served.safetensors
   std::optional<Numerics> numerics;   ///< absent: every numerics the folder has expected values for
-  std::string force;                  ///< "attend=reference index=cpu", as PlanOptions::implementation
+  harness::Forced forced;             ///< of the layers and their stages
   int threads = 0;                    ///< 0: all
   std::int64_t chunk = 0;             ///< tokens of a prefill chunk; 0: the runner's default
   int page_size = 0;                  ///< rows of a page; 0: the default of each cache

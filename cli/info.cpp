@@ -96,6 +96,9 @@ void print_op(const OpSpec& op) {
     fields.add({field.name, field_text(field, op.problem->defaults), bounds_text(field), field.doc});
   }
   fmt::print("{}\n{}", args.text(), fields.text());
+  for (const FieldGroup& group : field_groups(*op.problem)) {
+    fmt::print("\n{}=... sets {}, except where the text names one of them too.\n", group.name, group.fields);
+  }
 }
 
 /// Which implementation takes the problem, and why the others do not.

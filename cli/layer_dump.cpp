@@ -7,11 +7,8 @@
 namespace fathom::cli {
 namespace {
 
-/// The pool's numbers for its caches.
-enum PoolCache : int { kWindow = 0, kEntries = 1, kIndexKeys = 2, kState = 3 };
-
 /// Rows [first, first + count) of one cache of `sequence`, decoded to f32 [count, dim].
-Result<std::vector<float>> read_range(const PagePool& pool, int sequence, PoolCache cache, const TensorView& pages,
+Result<std::vector<float>> read_range(const PagePool& pool, int sequence, PagePool::Cache cache, const TensorView& pages,
                                       CacheFormat format, int dim, std::int64_t page_size, std::int64_t first,
                                       std::int64_t count) {
   FATHOM_ASSIGN(const RowLayout layout, row_layout(format, dim));
@@ -30,7 +27,7 @@ Status read_window(const PagePool& pool, int sequence, std::int64_t num_tokens, 
   const LayerProblem& problem = pool.problem();
   const std::int64_t first = std::max<std::int64_t>(0, num_tokens - problem.window);
   FATHOM_ASSIGN(const std::vector<float> rows,
-                read_range(pool, sequence, kWindow, pool.caches(0).window, problem.window_format, problem.head_dim,
+                read_range(pool, sequence, PagePool::kWindow, pool.caches(0).window, problem.window_format, problem.head_dim,
                            problem.window_page_size, first, num_tokens - first));
   dump->window_ring.resize({problem.window, problem.head_dim});
   for (std::int64_t p = first; p < num_tokens; ++p) {
@@ -48,7 +45,7 @@ Status read_state(const PagePool& pool, int sequence, std::int64_t num_tokens, L
   const std::int64_t width = std::int64_t{problem.head_dim} * (overlap ? 2 : 1);
   const std::int64_t first = std::max<std::int64_t>(0, num_tokens - state_tokens);
   FATHOM_ASSIGN(const std::vector<float> rows,
-                read_range(pool, sequence, kState, pool.caches(0).state, CacheFormat::state_f32,
+                read_range(pool, sequence, PagePool::kState, pool.caches(0).state, CacheFormat::state_f32,
                            static_cast<int>(2 * width), problem.state_page_size, first, num_tokens - first));
   dump->compressor_kv_state.resize({state_tokens, width});
   dump->compressor_score_state.resize({state_tokens, width}, -std::numeric_limits<float>::infinity());
@@ -77,12 +74,12 @@ Status read_caches(const PagePool& pool, int sequence, std::int64_t num_tokens, 
   FATHOM_TRY(read_state(pool, sequence, num_tokens, dump));
   const std::int64_t num_entries = num_tokens / problem.compress_ratio;
   FATHOM_ASSIGN(dump->entries.values,
-                read_range(pool, sequence, kEntries, pool.caches(0).entries, problem.entries_format, problem.head_dim,
+                read_range(pool, sequence, PagePool::kEntries, pool.caches(0).entries, problem.entries_format, problem.head_dim,
                            problem.entries_page_size, 0, num_entries));
   dump->entries.shape = {num_entries, problem.head_dim};
   if (pool.caches(0).index_keys.is_absent()) return {};
   FATHOM_ASSIGN(dump->index_keys.values,
-                read_range(pool, sequence, kIndexKeys, pool.caches(0).index_keys, problem.index_format,
+                read_range(pool, sequence, PagePool::kIndexKeys, pool.caches(0).index_keys, problem.index_format,
                            problem.index_dim, problem.index_page_size, 0, num_entries));
   dump->index_keys.shape = {num_entries, problem.index_dim};
   return {};

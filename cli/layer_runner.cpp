@@ -3,25 +3,8 @@
 
 #include <algorithm>
 
-#include "cli/plan_workspace.h"
-
 namespace fathom::cli {
 namespace {
-
-/// A plan for steps of at most `capacity` tokens, and its workspace.
-struct Stepper {
-  LayerPlan plan;
-  PlanWorkspace workspace;
-};
-
-Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device,
-                             const std::string& force) {
-  problem.num_tokens = capacity;
-  Stepper stepper;
-  FATHOM_ASSIGN(stepper.plan, plan_layer(problem, device, {.implementation = force}));
-  FATHOM_ASSIGN(stepper.workspace, PlanWorkspace::create(stepper.plan));
-  return stepper;
-}
 
 /// Everything that stays the same from step to step.
 struct Sequence {
@@ -106,7 +89,7 @@ Result<PagePool> make_pool(const LayerProblem& problem, std::int64_t num_tokens,
 Status run_steps(Sequence& sequence, const LayerProblem& problem, std::int64_t num_tokens, const Device& device,
                  const LayerRunOptions& options, const StepReport& report) {
   const std::int64_t prefill = prefill_tokens(options, num_tokens);
-  FATHOM_ASSIGN(Stepper stepper, make_stepper(problem, problem.num_tokens, device, options.force));
+  FATHOM_ASSIGN(Stepper stepper, make_stepper(problem, problem.num_tokens, device, harness::force_text(options.forced)));
   std::int64_t done = 0;
   while (done < prefill) {
     const std::int64_t count = std::min<std::int64_t>(problem.num_tokens, prefill - done);
@@ -116,7 +99,7 @@ Status run_steps(Sequence& sequence, const LayerProblem& problem, std::int64_t n
   }
   if (done == num_tokens) return {};
   if (problem.num_tokens != 1) {
-    FATHOM_ASSIGN(stepper, make_stepper(problem, 1, device, options.force));
+    FATHOM_ASSIGN(stepper, make_stepper(problem, 1, device, harness::force_text(options.forced)));
   }
   for (; done < num_tokens; ++done) {
     FATHOM_TRY(run_step(stepper, sequence, done, 1));
@@ -126,6 +109,27 @@ Status run_steps(Sequence& sequence, const LayerProblem& problem, std::int64_t n
 }
 
 }  // namespace
+
+Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device,
+                             const std::string& force) {
+  problem.num_tokens = capacity;
+  Stepper stepper;
+  FATHOM_ASSIGN(stepper.plan, plan_layer(problem, device, {.implementation = force}));
+  FATHOM_ASSIGN(stepper.workspace, PlanWorkspace::create(stepper.plan));
+  return stepper;
+}
+
+Status check_forced_ops(const ModelConfig& model, std::span<const int> layers, Numerics numerics, const Device& device,
+                        const harness::Forced& forced) {
+  std::set<std::string> used;
+  for (const int layer : layers) {
+    FATHOM_ASSIGN(const LayerConfig config, model.layer(layer));
+    FATHOM_ASSIGN(const LayerProblem problem, layer_problem(config, numerics));
+    FATHOM_ASSIGN(const LayerPlan plan, plan_layer(problem, device, {.implementation = harness::force_text(forced)}));
+    used.merge(harness::ops_of(plan));
+  }
+  return harness::check_forced_ops(forced, used);
+}
 
 std::int64_t prefill_tokens(const LayerRunOptions& options, std::int64_t num_tokens) noexcept {
   return std::min(options.prefill.value_or(num_tokens), num_tokens);

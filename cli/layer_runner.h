@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "cli/layer_dump.h"
+#include "cli/plan_workspace.h"
 #include "fathom/checkpoint.h"
+#include "harness/conformance.h"
 
 namespace fathom::cli {
 
@@ -23,7 +25,7 @@ struct LayerRunOptions {
   std::int64_t chunk = 0;               ///< tokens of a prefill step; 0: kDefaultChunk
   int page_size = 0;                    ///< rows of a page, all caches; 0: the default of each
   std::uint64_t page_order_seed = 0;
-  std::string force;  ///< PlanOptions::implementation of the layer
+  harness::Forced forced;  ///< of the layer and its stages
   std::optional<CacheFormat> kv_format, index_format;
   bool dump = false;
 };
@@ -34,6 +36,17 @@ struct LayerResult {
   std::vector<float> output;  ///< [num_tokens, hidden_size]
   LayerDump dump;             ///< filled if it was asked for
 };
+
+/// A plan for steps of at most some tokens, and its workspace.
+struct Stepper {
+  LayerPlan plan;
+  PlanWorkspace workspace;
+};
+Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device, const std::string& force);
+
+/// Every op that `forced` names is run by one of the layers.
+Status check_forced_ops(const ModelConfig& model, std::span<const int> layers, Numerics numerics, const Device& device,
+                        const harness::Forced& forced);
 
 /// Called after each step with the tokens finished so far.
 using StepReport = std::function<void(std::int64_t done, bool decoding)>;

@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <limits>
 
-#include "cli/cache_map.h"
 #include "cli/commands.h"
 #include "cli/layer_runner.h"
 #include "cli/model_files.h"
@@ -21,8 +20,7 @@ namespace {
 struct RunOptions {
   std::string model, input, input_name, output;
   std::optional<int> layer;
-  std::string numerics = "served", kv_format, index_format;
-  harness::Forced forced;
+  std::string numerics = "served";
   int threads = 0, rank = 0, world = 1;
   bool quiet = false;
   LayerRunOptions layer_options;
@@ -54,11 +52,15 @@ class Run {
       : options_(options), model_(std::move(model)), input_(std::move(input)), device_(std::move(device)) {}
 
   Status all() {
+    std::vector<int> layers;
     if (options_.layer) {
-      FATHOM_TRY(one(*options_.layer, ""));
+      layers = {*options_.layer};
     } else {
-      for (int i = 0; i < model_.config.num_attention_layers(); ++i) FATHOM_TRY(one(i, fmt::format("layers.{}.", i)));
+      FATHOM_ASSIGN(layers, stored_layers());
     }
+    const LayerRunOptions& layer_options = options_.layer_options;
+    FATHOM_TRY(check_forced_ops(model_.config, layers, layer_options.numerics, device_, layer_options.forced));
+    for (const int i : layers) FATHOM_TRY(one(i, options_.layer ? "" : fmt::format("layers.{}.", i)));
     FATHOM_TRY(writer_.set_metadata("fathom", FATHOM_VERSION));
     FATHOM_TRY(writer_.set_metadata("numerics", options_.numerics));
     FATHOM_TRY(writer_.write(options_.output));
@@ -67,6 +69,23 @@ class Run {
   }
 
  private:
+  /// Every layer, but MTP layers whose weights an export has left out.
+  Result<std::vector<int>> stored_layers() const {
+    std::vector<int> layers;
+    std::vector<std::string> left_out;
+    for (int i = 0; i < model_.config.num_attention_layers(); ++i) {
+      FATHOM_ASSIGN(const LayerConfig config, model_.config.layer(i));
+      FATHOM_ASSIGN(const bool is_stored, has_layer(model_.checkpoint, config));
+      if (is_stored || i < model_.config.num_layers) {
+        layers.push_back(i);
+      } else {
+        left_out.push_back(config.name);
+      }
+    }
+    if (!left_out.empty()) say(fmt::format("{}: not in the checkpoint, skipped", fmt::join(left_out, ", ")));
+    return layers;
+  }
+
   Status one(int index, const std::string& prefix) {
     FATHOM_ASSIGN(LayerConfig config, model_.config.layer(index));
     if (options_.rank > 0 || options_.world > 1) {
@@ -135,17 +154,10 @@ class Run {
 Status run(RunOptions options) {
   LayerRunOptions& layer_options = options.layer_options;
   layer_options.numerics = options.numerics == "exact" ? Numerics::exact : Numerics::served;
-  layer_options.force = harness::force_text(options.forced);
-  if (!options.kv_format.empty()) {
-    FATHOM_ASSIGN(layer_options.kv_format, cache_format_called(options.kv_format));
-  }
-  if (!options.index_format.empty()) {
-    FATHOM_ASSIGN(layer_options.index_format, cache_format_called(options.index_format));
-  }
   FATHOM_TRY(check_output(options.output));
   FATHOM_ASSIGN(Device device, Device::cpu(options.threads));
   FATHOM_ASSIGN(Model model, open_model(options.model));
-  FATHOM_ASSIGN(Checkpoint input, Checkpoint::open(options.input));
+  FATHOM_ASSIGN(Checkpoint input, Checkpoint::open(options.input, "input"));
   return Run(options, std::move(model), std::move(input), std::move(device)).all();
 }
 
@@ -181,11 +193,16 @@ void add_run(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(std::int64_t{0}, kMaxPageSize));
   verb->add_option("--page-order-seed", layer.page_order_seed, "Hand pages out in a seeded random order; 0: in order");
   add_threads(*verb, options->threads);
-  add_force(*verb, options->forced, "take this implementation (repeatable)");
-  verb->add_option("--kv-format", options->kv_format, "Row format of window and entries")
-      ->check(CLI::IsMember({"kv_f32", "kv_bf16", "kv_e4m3_ue8m0"}));
-  verb->add_option("--index-format", options->index_format, "Row format of index keys")
-      ->check(CLI::IsMember({"index_f32", "index_e4m3_f32", "index_e2m1_ue8m0"}));
+  add_force(*verb, layer.forced, "take this implementation (repeatable)");
+  const auto add_format = [&](const char* option, const char* meaning, std::optional<CacheFormat>& format,
+                              const std::vector<std::string>& words) {
+    verb->add_option_function<std::string>(
+            option, [&format](const std::string& word) { format = cache_format_from(word); }, meaning)
+        ->check(CLI::IsMember(words));
+  };
+  add_format("--kv-format", "Row format of window and entries", layer.kv_format, {"kv_f32", "kv_bf16", "kv_e4m3_ue8m0"});
+  add_format("--index-format", "Row format of index keys", layer.index_format,
+             {"index_f32", "index_e4m3_f32", "index_e2m1_ue8m0"});
   verb->add_option("--rank", options->rank, "With --world: the shard; output is then its f32 partial sum")
       ->check(CLI::Range(std::int64_t{0}, kMaxHeads - 1));
   verb->add_option("--world", options->world, "Number of shards")->check(CLI::Range(std::int64_t{1}, kMaxHeads));

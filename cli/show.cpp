@@ -73,7 +73,7 @@ void add_cache(CLI::App& verb, int& exit_code) {
   subject->add_option("--svg", options->svg, "Write a drawing instead of text")->check(not_empty());
   subject->callback([options, &exit_code] {
     const auto picture = [&]() -> Status {
-      FATHOM_ASSIGN(const CacheFormat format, cache_format_called(options->format));
+      const CacheFormat format = cache_format_from(options->format).value();
       FATHOM_ASSIGN(const RowLayout layout, row_layout(format, options->dim > 0 ? options->dim : model_dim(format)));
       return show(options->svg.empty() ? page_text(layout, options->page_size) : page_svg(layout, options->page_size),
                   options->svg);

@@ -65,12 +65,12 @@ const ArgSpec& CaseBuilder::spec_of(std::string_view name) const noexcept {
 TensorView CaseBuilder::shaped(std::string_view name, std::optional<DType> dtype) {
   const ArgSpec& spec = spec_of(name);
   TensorView view;
-  auto shape = resolve_shape(*built_.op, built_.problem.data(), spec, extents_);
+  auto shape = arg_shape(*built_.op, built_.problem.data(), spec, extents_);
   note(shape.status());
   if (!shape.ok()) return view;
   view.rank = static_cast<std::int32_t>(shape->size());
   std::copy(shape->begin(), shape->end(), view.shape.begin());
-  view.dtype = dtype.value_or(allowed_dtypes(*built_.op, built_.problem.data(), spec).front());
+  view.dtype = dtype.value_or(arg_dtypes(*built_.op, built_.problem.data(), spec).value().front());
   set_strides(view, asked("strided"));
   return view;
 }
@@ -171,7 +171,7 @@ void CaseBuilder::add_weight(std::string_view name, std::int64_t in_dim) {
 void CaseBuilder::add_norm(std::string_view name) { fill_normal(add(name, any_dtype(name)), 0.1f, 1.0f); }
 
 DType CaseBuilder::any_dtype(std::string_view name) {
-  const auto dtypes = allowed_dtypes(*built_.op, built_.problem.data(), spec_of(name));
+  const auto dtypes = arg_dtypes(*built_.op, built_.problem.data(), spec_of(name)).value();
   return dtypes[static_cast<std::size_t>(random_.below(static_cast<std::int64_t>(dtypes.size())))];
 }
 

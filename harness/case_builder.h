@@ -8,7 +8,6 @@
 
 #include "fathom/cache.h"
 #include "fathom/config.h"
-#include "harness/extents.h"
 #include "harness/op_case.h"
 #include "harness/random.h"
 

@@ -90,8 +90,38 @@ Verdict failed(const std::string& implementation, std::string text) {
 
 }  // namespace
 
+std::set<std::string> ops_of(const AnyPlan& plan) {
+  std::set<std::string> ops{plan.op().name};
+  for (const AnyPlan& part : plan.parts()) ops.merge(ops_of(part));
+  return ops;
+}
+
+std::set<std::string> ops_of(std::string_view op, std::string_view text, const Device& device, const Forced& forced) {
+  std::set<std::string> ops;
+  const auto built = read_case(op, text);
+  const auto names = built.ok() ? listed(built.value(), device) : built.status();
+  if (!names.ok()) return ops;
+  const auto only = forced.find(op);
+  for (const std::string& name : names.value()) {
+    if (only != forced.end() && only->second != name) continue;
+    const auto plan = forced_plan(built.value(), device, name, forced);
+    if (plan.ok()) ops.merge(ops_of(plan.value()));
+  }
+  return ops;
+}
+
+Status check_forced_ops(const Forced& forced, const std::set<std::string>& used) {
+  for (const auto& [op, name] : forced) {
+    if (used.empty() || used.contains(op)) continue;
+    std::string list;
+    for (const std::string& known : used) list += (list.empty() ? "" : ", ") + known;
+    return Status::invalid("--force: nothing here runs %s, expected one of %s", op.c_str(), list.c_str());
+  }
+  return {};
+}
+
 Result<std::vector<std::string>> implementations_of(std::string_view op, std::string_view text, const Device& device) {
-  FATHOM_ASSIGN(const OpCase built, make_case(op, text));
+  FATHOM_ASSIGN(const OpCase built, read_case(op, text));
   return listed(built, device);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +31,14 @@ struct Verdict {
 using Forced = std::map<std::string, std::string, std::less<>>;
 /// As PlanOptions::implementation takes them: "attend=reference linear=cpu".
 std::string force_text(const Forced& forced);
+
+/// Names of the ops that a run of the plan runs, its own included.
+std::set<std::string> ops_of(const AnyPlan& plan);
+/// The same of all the case's plans: as forced, or of each implementation that `forced` leaves to choose from. None where
+/// the case cannot be planned, which its run will say.
+std::set<std::string> ops_of(std::string_view op, std::string_view text, const Device& device, const Forced& forced);
+/// Every forced op is one of `used`; a word of --force that changes nothing is a slip.
+Status check_forced_ops(const Forced& forced, const std::set<std::string>& used);
 
 /// Names of the implementations that the case's op has on the device, best first; those that refuse it included.
 Result<std::vector<std::string>> implementations_of(std::string_view op, std::string_view text, const Device& device);

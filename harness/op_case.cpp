@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <charconv>
 
-#include "harness/extents.h"
 #include "harness/generate.h"
 
 namespace fathom::harness {
@@ -46,7 +45,7 @@ Status split_text(OpCase& built) {
     const std::string_view name = item.substr(0, equals);
     const bool is_word =
         std::any_of(std::begin(kWords), std::end(kWords), [&](const CaseWord& word) { return name == word.name; });
-    if (!is_word || problem_field(*built.op, name) != nullptr) {
+    if (!is_word || find_field(*built.op->problem, name) != nullptr) {
       fields += std::string(item) + " ";
       continue;
     }
@@ -82,13 +81,18 @@ std::int64_t span_bytes(const TensorView& view) noexcept {
   return bytes_of(view.dtype, elements);
 }
 
-Result<OpCase> make_case(std::string_view op, std::string_view text) {
+Result<OpCase> read_case(std::string_view op, std::string_view text) {
   OpCase built;
   built.op = find_op(op);
   if (built.op == nullptr) return Status::invalid("case: there is no op \"%s\"", std::string(op.substr(0, 40)).c_str());
   built.text = text;
   FATHOM_TRY(split_text(built));
   FATHOM_TRY(check_problem(*built.op->problem, built.op->name, built.problem.data()));
+  return built;
+}
+
+Result<OpCase> make_case(std::string_view op, std::string_view text) {
+  FATHOM_ASSIGN(OpCase built, read_case(op, text));
   built.args.resize(built.op->args.size());
   FATHOM_TRY(generate(built));
   for (Argument& argument : built.args) argument.checksum = argument.block.checksum();

@@ -48,6 +48,8 @@ struct OpCase {
   std::int64_t input_bytes() const noexcept;
 };
 
+/// The case's problem and words, without arguments: enough to plan it.
+Result<OpCase> read_case(std::string_view op, std::string_view text);
 /// Builds the case: parses the problem and the words, allocates and fills every argument. Equal texts give equal bytes.
 Result<OpCase> make_case(std::string_view op, std::string_view text);
 

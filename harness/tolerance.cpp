@@ -2,7 +2,6 @@
 #include "harness/tolerance.h"
 
 #include "fathom/core/problem.h"
-#include "harness/extents.h"
 
 namespace fathom::harness {
 namespace {
@@ -61,10 +60,10 @@ constexpr Tolerance kEqual{0, 0, 0, "not a sum: equal"};
 }  // namespace
 
 bool is_served(const OpCase& built) noexcept {
-  if (const ProblemField* field = problem_field(*built.op, "numerics")) {
+  if (const ProblemField* field = find_field(*built.op->problem, "numerics")) {
     return static_cast<Numerics>(built.problem[field->offset]) == Numerics::served;
   }
-  const ProblemField* field = problem_field(*built.op, "q_dtype");  // attend says it by its queries
+  const ProblemField* field = find_field(*built.op->problem, "q_dtype");  // attend says it by its queries
   return field != nullptr && static_cast<DType>(built.problem[field->offset]) == DType::bf16;
 }
 

@@ -65,6 +65,7 @@ c_functions() {
   done
 }
 expect exports_only_fathom strangers
+expect exports_no_insides sh -c "! grep Impl '$temporary/symbols'"
 expect exports_the_c_interface c_functions
 expect needs_no_driver sh -c "! readelf -d '$libdir/libfathom.so' | grep NEEDED | grep -E 'libcuda|libpython|libtorch'"
 exit $status

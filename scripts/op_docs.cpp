@@ -37,13 +37,17 @@ std::string page(const OpSpec& op) {
             "` | " + cell(arg.doc) + " |\n";
   }
   text += "\nAn extent is a field of the problem, or a free number that must agree wherever its name stands; `a*b` multiplies, "
-          "`/n` divides\nrounding up, `+n` adds. `$field` is the type that field holds.\n\n## Problem\n\n";
+          "`/n` divides\nrounding up. `$field` is the type that field holds.\n\n## Problem\n\n";
   text += "| field | values | default | meaning |\n|---|---|---|---|\n";
   for (const ProblemField& field : op.problem->fields) {
     text += "| `" + std::string(field.name) + "` | " + allowed(field) + (field.kind == FieldKind::capacity ? ", a capacity" : "") +
             " | " + field_text(field, op.problem->defaults) + " | " + cell(field.doc) + " |\n";
   }
-  return text + "\nA capacity is the most that a run may bring; it may bring fewer.\n";
+  text += "\nA capacity is the most that a run may bring; it may bring fewer.\n";
+  for (const FieldGroup& group : field_groups(*op.problem)) {
+    text += "\nIn a problem's text `" + std::string(group.name) + "=...` sets " + group.fields + ", except where the text names one of them too.\n";
+  }
+  return text;
 }
 
 bool write(const std::string& path, const std::string& text) {

@@ -69,9 +69,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(GoldenReferences, TheSlowDefinitionsHoldTheBoundsToo) {
   GoldenOptions options;
-  options.force =
-      "linear=reference project=reference compress=reference index_query=reference index=reference attend=reference "
-      "output=reference";
+  for (const char* op : {"linear", "project", "compress", "index_query", "index", "attend", "output"}) options.forced[op] = "reference";
   expect_all_hold(measures_of({"tiny", Numerics::exact, 1}, options));
 }
 

@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <optional>
 #include <span>
+#include <string_view>
 
 #include "fathom/core/dtype.h"
 #include "fathom/core/status.h"
@@ -29,6 +31,13 @@ inline constexpr const char* kCacheFormatWords[] = {"kv_f32",    "kv_bf16",     
 constexpr const char* name_of(CacheFormat format) noexcept {
   const auto index = static_cast<std::size_t>(format);
   return index < std::size(kCacheFormatWords) ? kCacheFormatWords[index] : "?";
+}
+
+constexpr std::optional<CacheFormat> cache_format_from(std::string_view name) noexcept {
+  for (std::size_t i = 0; i < std::size(kCacheFormatWords); ++i) {
+    if (name == kCacheFormatWords[i]) return static_cast<CacheFormat>(i);
+  }
+  return std::nullopt;
 }
 
 /// A run of equal elements within a row, or within its part of the page footer. A quantised segment is followed in the

@@ -26,8 +26,9 @@ struct FileTensor {
 /// into memory tensor by tensor. Reading is strict: see docs/guide/checkpoints.md for what is refused.
 class Checkpoint {
  public:
-  /// Opens a file or a folder and checks every header; tensors are read when asked for.
-  static Result<Checkpoint> open(const std::string& path) noexcept;
+  /// Opens a file or a folder and checks every header; tensors are read when asked for. Statuses of this and of the
+  /// calls below start with `what`, for files that are no checkpoint.
+  static Result<Checkpoint> open(const std::string& path, std::string_view what = "checkpoint") noexcept;
 
   /// Names of all tensors, sorted.
   const std::vector<std::string>& names() const noexcept;
@@ -50,23 +51,18 @@ class Checkpoint {
 Result<TensorView> tensor_view(const FileTensor& tensor) noexcept;
 
 /// The weights of one layer, found under native or Hugging Face names, with either spelling of the scales, and checked
-/// against the configuration. A shard's rows and columns are cut out. Projections of mixed types, and f16 tensors, are
-/// converted so that LayerProblem's three weight dtypes describe them. Views point into `storage`.
+/// against the configuration. A shard's rows and columns are cut out. Each projection keeps the type it is stored in;
+/// f16 becomes f32, and the compressors' projections share one type. Views point into `storage`.
 struct LoadedLayer {
   LayerWeights weights;
-  DType weight_dtype = DType::bf16;
-  DType wo_a_dtype = DType::bf16;
-  DType compress_weight_dtype = DType::bf16;  ///< of the compressors' projections and of index_weights_proj
   std::vector<std::shared_ptr<const void>> storage;
 
-  /// Sets the problem's weight dtypes to those of the loaded weights.
-  void describe(LayerProblem& problem) const noexcept {
-    problem.weight_dtype = weight_dtype;
-    problem.wo_a_dtype = wo_a_dtype;
-    problem.compress_weight_dtype = compress_weight_dtype;
-  }
+  /// Sets the problem's weight dtypes to those of the loaded weights; those of weights the layer lacks follow the others.
+  void describe(LayerProblem& problem) const noexcept;
 };
 Result<LoadedLayer> load_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept;
+/// Whether the checkpoint has any tensor of the layer, under any name. Exports often leave their MTP layers out.
+Result<bool> has_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept;
 
 /// Writes a safetensors file: collect views, then write once. What Checkpoint::open would refuse is refused here: one
 /// tensor or text as it is added, limits of the whole file by write.

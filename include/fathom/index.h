@@ -21,8 +21,8 @@ struct IndexQueryProblem {
   std::int32_t index_dim = 128;
   std::int32_t rope_dim = 64;
   Numerics numerics = Numerics::served;
-  DType weight_dtype = DType::bf16;                     ///< of wq_b
-  DType proj_dtype = DType::bf16;                       ///< of weights_proj
+  DType wq_b_dtype = DType::bf16;
+  DType weights_proj_dtype = DType::bf16;
   CacheFormat format = CacheFormat::index_e2m1_ue8m0;   ///< of the keys the queries will meet
 
   bool operator==(const IndexQueryProblem&) const = default;
@@ -36,9 +36,9 @@ struct IndexQueryArgs {
 inline constexpr ArgSpec kIndexQueryArgs[] = {
     {offsetof(IndexQueryArgs, x), Role::in, "x", "num_tokens hidden_size", "$numerics", "normed hidden states"},
     {offsetof(IndexQueryArgs, q_latent), Role::in, "q_latent", "num_tokens q_rank", "$numerics", "from project"},
-    {offsetof(IndexQueryArgs, wq_b), Role::in, "wq_b", "index_heads*index_dim q_rank", "$weight_dtype", "index query projection"},
+    {offsetof(IndexQueryArgs, wq_b), Role::in, "wq_b", "index_heads*index_dim q_rank", "$wq_b_dtype", "index query projection"},
     {offsetof(IndexQueryArgs, wq_b_scale), Role::optional_in, "wq_b_scale", "index_heads*index_dim/128 q_rank/128", "ue8m0", "with e4m3 weights"},
-    {offsetof(IndexQueryArgs, weights_proj), Role::in, "weights_proj", "index_heads hidden_size", "$proj_dtype", "head weight projection"},
+    {offsetof(IndexQueryArgs, weights_proj), Role::in, "weights_proj", "index_heads hidden_size", "$weights_proj_dtype", "head weight projection"},
     {offsetof(IndexQueryArgs, rope_table), Role::in, "rope_table", "num_positions rope_dim", "f32", "cos, then sin, by position"},
     {offsetof(IndexQueryArgs, positions), Role::in, "positions", "num_tokens", "i32", "outside the table = padding: zeros"},
     {offsetof(IndexQueryArgs, q), Role::out, "q", "num_tokens index_heads index_dim", "f32|e4m3|e2m1x2", "f32, e4m3 or e2m1x2 as format says"},

@@ -28,8 +28,12 @@ struct LayerProblem {
   std::int32_t index_topk = 512;
   std::int32_t max_entries = 1 << 18;  ///< most entries of a sequence
   Numerics numerics = Numerics::served;
-  DType weight_dtype = DType::bf16;           ///< of the projections that checkpoints quantise, wo_a apart
-  DType wo_a_dtype = DType::bf16;             ///< of wo_a, which is never multiplied quantised
+  DType wq_a_dtype = DType::bf16;             ///< a weight in e4m3 is multiplied quantised in `served`, wo_a apart
+  DType wq_b_dtype = DType::bf16;
+  DType wkv_dtype = DType::bf16;
+  DType wo_a_dtype = DType::bf16;
+  DType wo_b_dtype = DType::bf16;
+  DType index_wq_b_dtype = DType::bf16;
   DType compress_weight_dtype = DType::bf16;  ///< of the compressors and of index_weights_proj
   DType out_dtype = DType::bf16;              ///< f32 on a shard: ranks add partial sums
   CacheFormat window_format = CacheFormat::kv_e4m3_ue8m0;
@@ -91,24 +95,24 @@ struct LayerArgs {
 inline constexpr ArgSpec kLayerArgs[] = {
     {offsetof(LayerArgs, x), Role::in, "x", "num_tokens hidden_size", "$numerics", "normed hidden states"},
     {offsetof(LayerArgs, rope_table), Role::in, "rope_table", "num_positions rope_dim", "f32", "of this layer's kind"},
-    FATHOM_LAYER_WEIGHT(wq_a, in, "q_rank hidden_size", "$weight_dtype", "query down-projection"),
+    FATHOM_LAYER_WEIGHT(wq_a, in, "q_rank hidden_size", "$wq_a_dtype", "query down-projection"),
     FATHOM_LAYER_WEIGHT(wq_a_scale, optional_in, "q_rank/128 hidden_size/128", "ue8m0", "with e4m3 weights"),
     FATHOM_LAYER_WEIGHT(q_norm, in, "q_rank", "f32|bf16", "RMSNorm weight"),
-    FATHOM_LAYER_WEIGHT(wq_b, in, "num_heads*head_dim q_rank", "$weight_dtype", "query up-projection"),
+    FATHOM_LAYER_WEIGHT(wq_b, in, "num_heads*head_dim q_rank", "$wq_b_dtype", "query up-projection"),
     FATHOM_LAYER_WEIGHT(wq_b_scale, optional_in, "num_heads*head_dim/128 q_rank/128", "ue8m0", "with e4m3 weights"),
-    FATHOM_LAYER_WEIGHT(wkv, in, "head_dim hidden_size", "$weight_dtype", "KV projection"),
+    FATHOM_LAYER_WEIGHT(wkv, in, "head_dim hidden_size", "$wkv_dtype", "KV projection"),
     FATHOM_LAYER_WEIGHT(wkv_scale, optional_in, "head_dim/128 hidden_size/128", "ue8m0", "with e4m3 weights"),
     FATHOM_LAYER_WEIGHT(kv_norm, in, "head_dim", "f32|bf16", "RMSNorm weight"),
     FATHOM_LAYER_WEIGHT(attn_sink, in, "num_heads", "f32", "logit that joins the denominator"),
     FATHOM_LAYER_WEIGHT(wo_a, in, "output_groups*output_rank group_dim", "$wo_a_dtype", "grouped down-projection"),
     FATHOM_LAYER_WEIGHT(wo_a_scale, optional_in, "output_groups*output_rank/128 group_tiles", "ue8m0", "with e4m3 weights"),
-    FATHOM_LAYER_WEIGHT(wo_b, in, "hidden_size output_groups*output_rank", "$weight_dtype", "output up-projection"),
+    FATHOM_LAYER_WEIGHT(wo_b, in, "hidden_size output_groups*output_rank", "$wo_b_dtype", "output up-projection"),
     FATHOM_LAYER_WEIGHT(wo_b_scale, optional_in, "hidden_size/128 output_groups*output_rank/128", "ue8m0", "with e4m3 weights"),
     FATHOM_LAYER_WEIGHT(compress_wkv, optional_in, "width hidden_size", "$compress_weight_dtype", "CSA and HCA"),
     FATHOM_LAYER_WEIGHT(compress_wgate, optional_in, "width hidden_size", "$compress_weight_dtype", "CSA and HCA"),
     FATHOM_LAYER_WEIGHT(compress_ape, optional_in, "compress_ratio width", "f32|bf16", "CSA and HCA"),
     FATHOM_LAYER_WEIGHT(compress_norm, optional_in, "head_dim", "f32|bf16", "CSA and HCA"),
-    FATHOM_LAYER_WEIGHT(index_wq_b, optional_in, "index_heads*index_dim q_rank", "$weight_dtype", "CSA"),
+    FATHOM_LAYER_WEIGHT(index_wq_b, optional_in, "index_heads*index_dim q_rank", "$index_wq_b_dtype", "CSA"),
     FATHOM_LAYER_WEIGHT(index_wq_b_scale, optional_in, "index_heads*index_dim/128 q_rank/128", "ue8m0", "CSA, with e4m3 weights"),
     FATHOM_LAYER_WEIGHT(index_weights_proj, optional_in, "index_heads hidden_size", "$compress_weight_dtype", "CSA"),
     FATHOM_LAYER_WEIGHT(index_wkv, optional_in, "index_width hidden_size", "$compress_weight_dtype", "CSA"),
@@ -155,5 +159,17 @@ using LayerPlan = Plan<LayerProblem>;
 /// Source  spec 9.1; src/layer/layer.cpp.
 Result<LayerPlan> plan_layer(const LayerProblem& problem, const Device& device, const PlanOptions& options = {}) noexcept;
 Status layer(const LayerPlan& plan, const LayerArgs& args, const Workspace& workspace, Stream stream = {}) noexcept;
+
+/// One stage of a planned layer.
+struct LayerStage {
+  const char* title;  ///< "compress (index keys)": an op may be two stages
+  AnyPlan plan;
+};
+/// The stages that the layer has, in the order they run; they live as long as a copy of the plan does.
+std::span<const LayerStage> layer_stages(const LayerPlan& plan) noexcept;
+/// Runs stage number `stage` alone, to time it or to look between stages. What stages hand on lies in the workspace: all
+/// of them in order, with one args and one workspace, are one run of layer.
+Status run_layer_stage(const LayerPlan& plan, std::size_t stage, const LayerArgs& args, const Workspace& workspace,
+                       Stream stream = {}) noexcept;
 
 }  // namespace fathom

@@ -14,8 +14,8 @@ struct OutputProblem {
   std::int32_t output_groups = 1;
   std::int32_t output_rank = 0;
   Numerics numerics = Numerics::served;
-  DType wo_a_dtype = DType::bf16;  ///< stored apart: some checkpoints keep wo_a in bf16 beside E4M3 projections
-  DType wo_b_dtype = DType::bf16;
+  DType wo_a_dtype = DType::bf16;  ///< never multiplied quantised
+  DType wo_b_dtype = DType::bf16;  ///< e4m3 is, in `served`
   DType out_dtype = DType::bf16;  ///< f32 for partial sums that ranks add up
 
   bool operator==(const OutputProblem&) const = default;

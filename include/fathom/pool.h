@@ -32,6 +32,9 @@ Result<PagePoolOptions> pool_options_for(const LayerProblem& problem, std::int64
 /// invalid_argument, changes nothing. A pool that was moved from refuses every call and shows nothing. Not thread-safe.
 class PagePool {
  public:
+  /// The caches of a layer, as num_free_pages and block_table number them.
+  enum Cache : int { kWindow, kEntries, kIndexKeys, kState, kIndexState, kNumCaches };
+
   /// `problem` gives the layer kind, the formats and the page sizes.
   static Result<PagePool> create(const LayerProblem& problem, const PagePoolOptions& options) noexcept;
   PagePool(PagePool&&) noexcept;
@@ -44,7 +47,7 @@ class PagePool {
   Status remove_sequence(int sequence) noexcept;
   /// Tokens of the sequence so far.
   Result<std::int64_t> length(int sequence) const noexcept;
-  std::int64_t num_free_pages(int cache) const noexcept;  ///< cache: 0 window, 1 entries, 2 index keys, 3 state, 4 index state
+  std::int64_t num_free_pages(int cache) const noexcept;  ///< cache: one of Cache
 
   /// Makes room for `counts[i]` further tokens of `sequences[i]`, all or nothing, copies shared pages that will be
   /// written, and returns the bookkeeping of the step in that order. Run the layers, then call commit.
@@ -67,13 +70,13 @@ class PagePool {
 
   /// The caches of layer `layer` of this pool.
   LayerCaches caches(int layer) const noexcept;
-  /// Block table row of a sequence, for reading caches back. `cache` as in num_free_pages.
+  /// Block table row of a sequence, for reading caches back.
   Result<std::vector<std::int32_t>> block_table(int sequence, int cache) const noexcept;
   const LayerProblem& problem() const noexcept;
 
  private:
   struct Impl;
-  explicit PagePool(std::unique_ptr<Impl> impl) noexcept;
+  FATHOM_HIDDEN explicit PagePool(std::unique_ptr<Impl> impl) noexcept;
   std::unique_ptr<Impl> impl_;
 };
 

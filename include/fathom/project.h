@@ -14,7 +14,9 @@ struct ProjectProblem {
   std::int32_t rope_dim = 64;
   std::int32_t q_rank = 0;
   Numerics numerics = Numerics::served;
-  DType weight_dtype = DType::bf16;
+  DType wq_a_dtype = DType::bf16;  ///< a weight in e4m3 is multiplied quantised in `served`, whatever the others are
+  DType wq_b_dtype = DType::bf16;
+  DType wkv_dtype = DType::bf16;
   CacheFormat window_format = CacheFormat::kv_e4m3_ue8m0;
   std::int32_t window_page_size = 64;
   float norm_eps = 1e-6f;
@@ -30,12 +32,12 @@ struct ProjectArgs {
 
 inline constexpr ArgSpec kProjectArgs[] = {
     {offsetof(ProjectArgs, x), Role::in, "x", "num_tokens hidden_size", "$numerics", "normed hidden states"},
-    {offsetof(ProjectArgs, wq_a), Role::in, "wq_a", "q_rank hidden_size", "$weight_dtype", "query down-projection"},
+    {offsetof(ProjectArgs, wq_a), Role::in, "wq_a", "q_rank hidden_size", "$wq_a_dtype", "query down-projection"},
     {offsetof(ProjectArgs, wq_a_scale), Role::optional_in, "wq_a_scale", "q_rank/128 hidden_size/128", "ue8m0", "with e4m3 weights"},
     {offsetof(ProjectArgs, q_norm), Role::in, "q_norm", "q_rank", "f32|bf16", "RMSNorm weight of the latent"},
-    {offsetof(ProjectArgs, wq_b), Role::in, "wq_b", "num_heads*head_dim q_rank", "$weight_dtype", "query up-projection"},
+    {offsetof(ProjectArgs, wq_b), Role::in, "wq_b", "num_heads*head_dim q_rank", "$wq_b_dtype", "query up-projection"},
     {offsetof(ProjectArgs, wq_b_scale), Role::optional_in, "wq_b_scale", "num_heads*head_dim/128 q_rank/128", "ue8m0", "with e4m3 weights"},
-    {offsetof(ProjectArgs, wkv), Role::in, "wkv", "head_dim hidden_size", "$weight_dtype", "KV projection"},
+    {offsetof(ProjectArgs, wkv), Role::in, "wkv", "head_dim hidden_size", "$wkv_dtype", "KV projection"},
     {offsetof(ProjectArgs, wkv_scale), Role::optional_in, "wkv_scale", "head_dim/128 hidden_size/128", "ue8m0", "with e4m3 weights"},
     {offsetof(ProjectArgs, kv_norm), Role::in, "kv_norm", "head_dim", "f32|bf16", "RMSNorm weight of the KV row"},
     {offsetof(ProjectArgs, rope_table), Role::in, "rope_table", "num_positions rope_dim", "f32", "cos, then sin, by position"},

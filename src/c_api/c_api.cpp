@@ -103,22 +103,16 @@ Status copy_text(const char* function, std::string_view text, char* buffer, std:
   return {};
 }
 
-fathom::Result<CacheFormat> format_from(const char* function, const char* word) noexcept {
-  if (word == nullptr) return is_null(function, "format");
-  for (std::size_t i = 0; i < std::size(fathom::kCacheFormatWords); ++i) {
-    if (std::string_view(word) == fathom::kCacheFormatWords[i]) return static_cast<CacheFormat>(i);
-  }
-  return Status::invalid("%s: format is \"%.40s\", which names no row format", function, word);
-}
-
 fathom::Result<fathom::RowLayout> layout_from(const char* function, const char* format, std::int32_t dim,
                                               std::int64_t page_size) noexcept {
-  FATHOM_ASSIGN(const CacheFormat cache_format, format_from(function, format));
+  if (format == nullptr) return is_null(function, "format");
+  const std::optional<CacheFormat> cache_format = fathom::cache_format_from(format);
+  if (!cache_format) return Status::invalid("%s: format is \"%.40s\", which names no row format", function, format);
   if (page_size < 1 || page_size > fathom::kMaxPageSize) {
     return Status::invalid("%s: page_size is %lld, expected 1 to %lld", function, static_cast<long long>(page_size),
                            static_cast<long long>(fathom::kMaxPageSize));
   }
-  return fathom::row_layout(cache_format, dim);
+  return fathom::row_layout(*cache_format, dim);
 }
 
 using RowCopy = Status (*)(const fathom::PagedCacheView&, const TensorView&, const TensorView&) noexcept;

@@ -62,6 +62,7 @@ std::string field_json(const ProblemField& field, const void* defaults) {
     object.value("least", std::to_string(field.least)).value("most", std::to_string(field.most));
   }
   if (const auto words = field_words(field); !words.empty()) object.value("words", json_array(words, quote));
+  if (field.group != nullptr) object.string("group", field.group);
   return object.string("doc", field.doc).finish();
 }
 

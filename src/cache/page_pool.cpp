@@ -20,7 +20,7 @@ struct KindSpec {
   int dim;
 };
 
-std::array<KindSpec, kCacheKinds> kind_specs(const LayerProblem& p, const PagePoolOptions& options) noexcept {
+std::array<KindSpec, kNumCaches> kind_specs(const LayerProblem& p, const PagePoolOptions& options) noexcept {
   // A state row holds kv and score, each with a carry half if entries overlap. Beyond int, row_layout refuses.
   const auto state_dim = [&p](std::int64_t dim) {
     constexpr std::int64_t kMost = std::numeric_limits<int>::max();
@@ -43,12 +43,12 @@ Status check_sizes(const char* call, const LayerProblem& problem, int rollback_t
     return Status::invalid("%s: rollback_tokens is %d, expected 0 or more", call, rollback_tokens);
   }
   const RowRules rules{problem.window, problem.compress_ratio, rollback_tokens};
-  const std::array<KindSpec, kCacheKinds> specs = kind_specs(problem, {});
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  const std::array<KindSpec, kNumCaches> specs = kind_specs(problem, {});
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     const std::int64_t page_size = specs[kind].page_size;
     if (rules.has(kind) && (page_size < 1 || page_size > kMaxPageSize)) {
       return Status::invalid("%s: the %s cache has pages of %" PRId64 " rows, expected 1 to %" PRId64, call,
-                             kCacheKindNames[kind], page_size, kMaxPageSize);
+                             kCacheNames[kind], page_size, kMaxPageSize);
     }
   }
   return {};
@@ -66,12 +66,12 @@ Result<PagePoolOptions> pool_options_for(const LayerProblem& problem, std::int64
     return Status::invalid("pool_options_for: tokens is %" PRId64 ", expected 1 to %" PRId64, tokens, kMaxLength);
   }
   const RowRules rules{problem.window, problem.compress_ratio, rollback_tokens};
-  const std::array<KindSpec, kCacheKinds> specs = kind_specs(problem, {});
+  const std::array<KindSpec, kNumCaches> specs = kind_specs(problem, {});
   PagePoolOptions options;
   options.rollback_tokens = rollback_tokens;
-  std::int64_t* const counts[kCacheKinds] = {&options.window_pages, &options.entries_pages, &options.index_pages,
+  std::int64_t* const counts[kNumCaches] = {&options.window_pages, &options.entries_pages, &options.index_pages,
                                              &options.state_pages, &options.index_state_pages};
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     const std::int64_t page_size = specs[kind].page_size;
     const auto pages_of = [page_size](std::int64_t rows) { return (rows + page_size - 1) / page_size; };
@@ -100,9 +100,9 @@ Result<PagePool> PagePool::create(const LayerProblem& problem, const PagePoolOpt
     impl->problem = problem;
     impl->num_layers = options.num_layers;
     impl->rules = {problem.window, problem.compress_ratio, options.rollback_tokens};
-    const std::array<KindSpec, kCacheKinds> specs = kind_specs(problem, options);
-    std::array<RowLayout, kCacheKinds> layouts;
-    for (int kind = 0; kind < kCacheKinds; ++kind) {  // every check before the first large allocation
+    const std::array<KindSpec, kNumCaches> specs = kind_specs(problem, options);
+    std::array<RowLayout, kNumCaches> layouts;
+    for (int kind = 0; kind < kNumCaches; ++kind) {  // every check before the first large allocation
       const KindSpec& spec = specs[kind];
       const std::int64_t most = impl->rules.has(kind) ? kMaxSlots / spec.page_size : 0;
       if (spec.num_pages < 0 || spec.num_pages > most) {
@@ -112,7 +112,7 @@ Result<PagePool> PagePool::create(const LayerProblem& problem, const PagePoolOpt
       if (!impl->rules.has(kind)) continue;
       FATHOM_ASSIGN(layouts[kind], row_layout(spec.format, spec.dim));
     }
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!impl->rules.has(kind)) continue;
       impl->lists[kind] = PageList(layouts[kind], specs[kind].page_size, specs[kind].num_pages, options.num_layers,
                                    options.page_order_seed);
@@ -137,13 +137,13 @@ Status PagePool::Impl::check_no_step(const char* call) const noexcept {
 }
 
 Status PagePool::Impl::check_reachable(const char* call, int sequence, std::int64_t length) const noexcept {
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     const std::int64_t first = rules.first_needed(kind, length), held = sequences[sequence].tables[kind].first_row;
     if (first < rules.rows(kind, length) && first < held) {
       return Status::invalid("%s: sequence %d with %" PRId64 " tokens needs %s rows from %" PRId64
                              ", those before %" PRId64 " were released (rollback_tokens is %" PRId64 ")",
-                             call, sequence, length, kCacheKindNames[kind], first, held, rules.rollback);
+                             call, sequence, length, kCacheNames[kind], first, held, rules.rollback);
     }
   }
   return {};
@@ -182,7 +182,7 @@ Status PagePool::remove_sequence(int sequence) noexcept {
   FATHOM_TRY(impl_->check_no_step("remove_sequence"));
   FATHOM_TRY(impl_->check_sequence("remove_sequence", sequence));
   Sequence& removed = impl_->sequences[sequence];
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     PageTable& table = removed.tables[kind];
     impl_->release_blocks(kind, table, 0, static_cast<std::int64_t>(table.pages.size()));
   }
@@ -198,7 +198,7 @@ Result<std::int64_t> PagePool::length(int sequence) const noexcept {
 }
 
 std::int64_t PagePool::num_free_pages(int cache) const noexcept {
-  return impl_ != nullptr && cache >= 0 && cache < kCacheKinds ? impl_->lists[cache].num_free() : 0;
+  return impl_ != nullptr && cache >= 0 && cache < kNumCaches ? impl_->lists[cache].num_free() : 0;
 }
 
 Status PagePool::roll_back(int sequence, std::int64_t tokens) noexcept {
@@ -212,7 +212,7 @@ Status PagePool::roll_back(int sequence, std::int64_t tokens) noexcept {
   }
   const std::int64_t length = shortened.length - tokens;
   FATHOM_TRY(impl_->check_reachable("roll_back", sequence, length));
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!impl_->rules.has(kind)) continue;
     PageTable& table = shortened.tables[kind];
     const std::int64_t blocks = impl_->num_blocks(kind, length);
@@ -236,7 +236,7 @@ Result<int> PagePool::fork(int sequence, std::int64_t tokens) noexcept {
     FATHOM_TRY(impl_->check_reachable("fork", sequence, tokens));
     Sequence child;
     child.length = tokens;
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!impl_->rules.has(kind)) continue;
       const PageTable& from = parent.tables[kind];
       PageTable& to = child.tables[kind];
@@ -247,7 +247,7 @@ Result<int> PagePool::fork(int sequence, std::int64_t tokens) noexcept {
       to.first_row = std::min(std::max(from.first_row, first_block * page_size), impl_->rules.rows(kind, tokens));
     }
     const int number = impl_->adopt(std::move(child));
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       for (const std::int32_t page : impl_->sequences[number].tables[kind].pages) {
         if (page >= 0) impl_->lists[kind].share(page);
       }
@@ -259,9 +259,9 @@ Result<int> PagePool::fork(int sequence, std::int64_t tokens) noexcept {
 LayerCaches PagePool::caches(int layer) const noexcept {
   LayerCaches caches;
   if (impl_ == nullptr || layer < 0 || layer >= impl_->num_layers) return caches;
-  TensorView* const views[kCacheKinds] = {&caches.window, &caches.entries, &caches.index_keys, &caches.state,
+  TensorView* const views[kNumCaches] = {&caches.window, &caches.entries, &caches.index_keys, &caches.state,
                                           &caches.index_state};
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (impl_->rules.has(kind)) *views[kind] = impl_->lists[kind].pages(layer);
   }
   return caches;
@@ -271,7 +271,7 @@ Result<std::vector<std::int32_t>> PagePool::block_table(int sequence, int cache)
   return guarded("block_table", [&]() -> Result<std::vector<std::int32_t>> {
     FATHOM_TRY(check_pool("block_table", impl_.get()));
     FATHOM_TRY(impl_->check_sequence("block_table", sequence));
-    if (cache < 0 || cache >= kCacheKinds || !impl_->rules.has(cache)) {
+    if (cache < 0 || cache >= kNumCaches || !impl_->rules.has(cache)) {
       return Status::invalid("block_table: cache is %d, which layers with compress_ratio %d do not have", cache,
                              impl_->problem.compress_ratio);
     }

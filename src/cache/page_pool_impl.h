@@ -22,9 +22,9 @@ inline Status check_pool(const char* call, const void* impl) noexcept {
   return impl != nullptr ? Status() : Status::invalid("%s: the pool was moved from", call);
 }
 
-/// The caches of a layer, numbered as in PagePool::num_free_pages.
-enum CacheKind : int { kWindow, kEntries, kIndexKeys, kState, kIndexState, kCacheKinds };
-inline constexpr const char* kCacheKindNames[kCacheKinds] = {"window", "entries", "index key", "state", "index state"};
+inline constexpr int kWindow = PagePool::kWindow, kEntries = PagePool::kEntries, kIndexKeys = PagePool::kIndexKeys,
+                     kState = PagePool::kState, kIndexState = PagePool::kIndexState, kNumCaches = PagePool::kNumCaches;
+inline constexpr const char* kCacheNames[kNumCaches] = {"window", "entries", "index key", "state", "index state"};
 
 /// Which rows of each cache a sequence of some length has, needs and writes. Window and state rows are numbered by
 /// token position, entries and index keys by entry.
@@ -76,7 +76,7 @@ struct PageTable {
 struct Sequence {
   bool alive = false;
   std::int64_t length = 0;
-  std::array<PageTable, kCacheKinds> tables;
+  std::array<PageTable, kNumCaches> tables;
 };
 
 /// A page that begin_step put into a table.
@@ -94,15 +94,15 @@ struct Step {
   std::vector<std::int64_t> new_lengths;
   std::vector<PageChange> changes;
   std::vector<std::int32_t> positions, seq_ids, window_begin, window_end, num_visible;
-  std::array<std::vector<std::int64_t>, kCacheKinds> slots;
-  std::array<std::vector<std::int32_t>, kCacheKinds> tables;
+  std::array<std::vector<std::int64_t>, kNumCaches> slots;
+  std::array<std::vector<std::int32_t>, kNumCaches> tables;
 };
 
-struct PagePool::Impl {
+struct FATHOM_HIDDEN PagePool::Impl {
   LayerProblem problem;
   int num_layers = 1;
   RowRules rules;
-  std::array<PageList, kCacheKinds> lists;
+  std::array<PageList, kNumCaches> lists;
   std::vector<Sequence> sequences;
   std::vector<int> free_numbers;  ///< of removed sequences; room for all numbers is reserved
   Step step;

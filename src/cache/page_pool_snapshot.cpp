@@ -74,7 +74,7 @@ Status check_number(const char* name, std::int64_t came, std::int64_t expected) 
 
 int PagePool::Impl::num_caches() const noexcept {
   int count = 0;
-  for (int kind = 0; kind < kCacheKinds; ++kind) count += rules.has(kind);
+  for (int kind = 0; kind < kNumCaches; ++kind) count += rules.has(kind);
   return count;
 }
 
@@ -85,9 +85,9 @@ Result<std::vector<std::byte>> PagePool::snapshot(int sequence) const noexcept {
     FATHOM_TRY(impl_->check_sequence("snapshot", sequence));
     const Impl& pool = *impl_;
     const Sequence& kept = pool.sequences[sequence];
-    std::array<SnapshotSection, kCacheKinds> sections{};
+    std::array<SnapshotSection, kNumCaches> sections{};
     std::size_t size = sizeof(SnapshotHeader);
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!pool.rules.has(kind)) continue;
       const std::int64_t end = pool.rules.rows(kind, kept.length);
       const std::int64_t first = std::max(pool.rules.first_retained(kind, kept.length), kept.tables[kind].first_row);
@@ -102,10 +102,10 @@ Result<std::vector<std::byte>> PagePool::snapshot(int sequence) const noexcept {
     };
     const SnapshotHeader header = header_of(pool.problem, pool.num_layers, kept.length, pool.num_caches());
     put(&header, sizeof(header));
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       if (pool.rules.has(kind)) put(&sections[kind], sizeof(SnapshotSection));
     }
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!pool.rules.has(kind)) continue;
       const RowLayout& layout = pool.lists[kind].layout();
       for (int layer = 0; layer < pool.num_layers; ++layer) {
@@ -150,10 +150,10 @@ Status PagePool::Impl::read_sections(std::span<const std::byte>& bytes, Sequence
                            bytes.size() + sizeof(SnapshotHeader), headers);
   }
   std::int64_t bytes_left = static_cast<std::int64_t>(bytes.size() + sizeof(SnapshotHeader) - headers);
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     const auto section = take<SnapshotSection>(bytes);
-    const char* name = kCacheKindNames[kind];
+    const char* name = kCacheNames[kind];
     const std::int64_t first = section.first_row, most = rules.first_needed(kind, length);
     if (first < 0 || first > most) {
       return Status::invalid("restore: the snapshot's %s rows begin at %" PRId64 ", expected 0 to %" PRId64, name,
@@ -184,8 +184,8 @@ Result<int> PagePool::restore(std::span<const std::byte> snapshot) noexcept {
     Impl& pool = *impl_;
     Sequence restored;
     FATHOM_TRY(pool.read_sections(snapshot, restored));
-    std::array<std::int64_t, kCacheKinds> first_blocks{};
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    std::array<std::int64_t, kNumCaches> first_blocks{};
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!pool.rules.has(kind)) continue;
       PageTable& table = restored.tables[kind];
       const std::int64_t blocks = pool.num_blocks(kind, restored.length);
@@ -193,12 +193,12 @@ Result<int> PagePool::restore(std::span<const std::byte> snapshot) noexcept {
       const std::int64_t needed = blocks - first_blocks[kind], free = pool.lists[kind].num_free();
       if (needed > free) {
         return Status::exhausted("restore: the %s cache needs %" PRId64 " pages, %" PRId64 " of %" PRId64 " are free",
-                                 kCacheKindNames[kind], needed, free, pool.lists[kind].num_pages());
+                                 kCacheNames[kind], needed, free, pool.lists[kind].num_pages());
       }
       table.pages.assign(blocks, -1);
     }
     const int number = pool.adopt(std::move(restored));
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!pool.rules.has(kind)) continue;
       PageTable& table = pool.sequences[number].tables[kind];
       PageList& list = pool.lists[kind];

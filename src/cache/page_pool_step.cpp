@@ -60,7 +60,7 @@ Status PagePool::Impl::open_step(std::span<const int> chosen, std::span<const st
     next.new_lengths.push_back(sequences[chosen[i]].length + counts[i]);
     num_tokens += counts[i];
   }
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     const std::size_t before = next.changes.size();
     for (std::size_t i = 0; i < chosen.size(); ++i) {
@@ -70,7 +70,7 @@ Status PagePool::Impl::open_step(std::span<const int> chosen, std::span<const st
     const auto needed = static_cast<std::int64_t>(next.changes.size() - before);
     if (needed > lists[kind].num_free()) {
       return Status::exhausted("begin_step: the %s cache needs %" PRId64 " pages, %" PRId64 " of %" PRId64 " are free",
-                               kCacheKindNames[kind], needed, lists[kind].num_free(), lists[kind].num_pages());
+                               kCacheNames[kind], needed, lists[kind].num_free(), lists[kind].num_pages());
     }
   }
 
@@ -79,8 +79,8 @@ Status PagePool::Impl::open_step(std::span<const int> chosen, std::span<const st
        {&next.positions, &next.seq_ids, &next.window_begin, &next.window_end, &next.num_visible}) {
     numbers->resize(num_tokens);
   }
-  std::int64_t widths[kCacheKinds] = {};
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  std::int64_t widths[kNumCaches] = {};
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     widths[kind] = 1;
     for (std::size_t i = 0; i < chosen.size(); ++i) {
@@ -93,7 +93,7 @@ Status PagePool::Impl::open_step(std::span<const int> chosen, std::span<const st
     next.tables[kind].assign(chosen.size() * widths[kind], -1);
   }
 
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     for (std::size_t i = 0; i < chosen.size(); ++i) {
       sequences[chosen[i]].tables[kind].pages.resize(num_blocks(kind, next.new_lengths[i]), -1);
@@ -104,7 +104,7 @@ Status PagePool::Impl::open_step(std::span<const int> chosen, std::span<const st
     if (change.old_page >= 0) lists[change.kind].copy(change.old_page, page);
     sequences[change.sequence].tables[change.kind].pages[change.block] = page;
   }
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     for (std::size_t i = 0; i < chosen.size(); ++i) {
       const std::vector<std::int32_t>& pages = sequences[chosen[i]].tables[kind].pages;
@@ -128,7 +128,7 @@ void PagePool::Impl::write_tokens() noexcept {
       step.window_begin[t] = static_cast<std::int32_t>(rules.first_needed(kWindow, p));
       step.window_end[t] = static_cast<std::int32_t>(p + 1);
       if (rules.ratio > 0) step.num_visible[t] = static_cast<std::int32_t>((p + 1) / rules.ratio);
-      for (int kind = 0; kind < kCacheKinds; ++kind) {
+      for (int kind = 0; kind < kNumCaches; ++kind) {
         if (!rules.has(kind)) continue;
         const bool writes = RowRules::ages(kind) ? p >= rules.first_written(kind, grown.length, new_length)
                                                  : (p + 1) % rules.ratio == 0;
@@ -151,11 +151,11 @@ Batch PagePool::Impl::batch() const noexcept {
   batch.window_begin = by_token(step.window_begin);
   batch.window_end = by_token(step.window_end);
   if (rules.ratio > 0) batch.num_visible = by_token(step.num_visible);
-  TensorView* const slots[kCacheKinds] = {&batch.window_slots, &batch.entry_slots, &batch.index_slots,
+  TensorView* const slots[kNumCaches] = {&batch.window_slots, &batch.entry_slots, &batch.index_slots,
                                           &batch.state_slots, &batch.index_state_slots};
-  TensorView* const tables[kCacheKinds] = {&batch.window_table, &batch.entries_table, &batch.index_table,
+  TensorView* const tables[kNumCaches] = {&batch.window_table, &batch.entries_table, &batch.index_table,
                                            &batch.state_table, &batch.index_state_table};
-  for (int kind = 0; kind < kCacheKinds; ++kind) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     *slots[kind] = view(step.slots[kind].data(), DType::i64, {num_tokens});
     const auto width = static_cast<std::int64_t>(step.tables[kind].size()) / num_seqs;
@@ -183,7 +183,7 @@ Status PagePool::commit() noexcept {
   for (std::size_t i = 0; i < pool.step.sequences.size(); ++i) {
     Sequence& grown = pool.sequences[pool.step.sequences[i]];
     const std::int64_t new_length = pool.step.new_lengths[i];
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!pool.rules.has(kind) || !RowRules::ages(kind)) continue;
       PageTable& table = grown.tables[kind];
       const std::int64_t page_size = pool.lists[kind].page_size();
@@ -212,7 +212,7 @@ void PagePool::abandon() noexcept {
   }
   for (const int sequence : pool.step.sequences) {
     Sequence& shrunk = pool.sequences[sequence];
-    for (int kind = 0; kind < kCacheKinds; ++kind) {
+    for (int kind = 0; kind < kNumCaches; ++kind) {
       if (pool.rules.has(kind)) shrunk.tables[kind].pages.resize(pool.num_blocks(kind, shrunk.length));
     }
   }

@@ -13,7 +13,8 @@
 
 namespace fathom {
 
-struct Checkpoint::Impl {
+struct FATHOM_HIDDEN Checkpoint::Impl {
+  std::string what;  ///< how statuses start
   std::vector<RegularFile> files;
   std::vector<std::string> names;   ///< sorted
   std::vector<TensorPlace> places;  ///< alike; their names have moved to `names`
@@ -37,14 +38,16 @@ struct Checkpoint::Impl {
 
 namespace {
 
-Status no_tensor(std::string_view name) {
-  return Status::invalid("checkpoint: there is no tensor %s", in_quotes(name).c_str());
+constexpr const char* kNothingOpen = "checkpoint";  ///< what an object that opened nothing calls itself
+
+Status no_tensor(const char* what, std::string_view name) {
+  return Status::invalid("%s: there is no tensor %s", what, in_quotes(name).c_str());
 }
 
 /// Adds one file's table to the whole, whose extents are shared.
-Status append(TensorTable&& part, std::size_t file, TensorTable* whole) {
+Status append(const char* what, TensorTable&& part, std::size_t file, TensorTable* whole) {
   if (whole->places.size() + part.places.size() > kMostTensors) {
-    return Status::invalid("checkpoint: the files hold more than %zu tensors together", kMostTensors);
+    return Status::invalid("%s: the files hold more than %zu tensors together", what, kMostTensors);
   }
   const auto first = static_cast<std::uint32_t>(whole->extents.size());
   whole->extents.insert(whole->extents.end(), part.extents.begin(), part.extents.end());
@@ -58,43 +61,45 @@ Status append(TensorTable&& part, std::size_t file, TensorTable* whole) {
 }
 
 /// Index and files must tell the same.
-Status check_index(const ShardList& shards, const std::vector<TensorPlace>& places) {
+Status check_index(const char* what, const ShardList& shards, const std::vector<TensorPlace>& places) {
   std::size_t next = 0;
   for (const auto& [name, file] : shards.named) {
     if (next < places.size() && places[next].name < name) break;
     if (next == places.size() || places[next].name != name || places[next].file != file) {
-      return Status::invalid("checkpoint: %s puts the tensor %s into %s, which does not hold it",
+      return Status::invalid("%s: %s puts the tensor %s into %s, which does not hold it", what,
                              shards.index_path.c_str(), in_quotes(name).c_str(), shards.paths[file].c_str());
     }
     ++next;
   }
   if (next == places.size()) return {};
-  return Status::invalid("checkpoint: %s holds the tensor %s, which %s does not name",
+  return Status::invalid("%s: %s holds the tensor %s, which %s does not name", what,
                          shards.paths[places[next].file].c_str(), in_quotes(places[next].name).c_str(),
                          shards.index_path.c_str());
 }
 
 }  // namespace
 
-Result<Checkpoint> Checkpoint::open(const std::string& path) noexcept {
+Result<Checkpoint> Checkpoint::open(const std::string& path, std::string_view name) noexcept {
   return guarded("checkpoint", [&]() -> Result<Checkpoint> {
-    FATHOM_ASSIGN(const ShardList shards, find_shards(path));
     auto impl = std::make_shared<Impl>();
+    impl->what = name;
+    const char* what = impl->what.c_str();
+    FATHOM_ASSIGN(const ShardList shards, find_shards(what, path));
     TensorTable whole;
     for (std::size_t i = 0; i < shards.paths.size(); ++i) {
-      FATHOM_ASSIGN(RegularFile file, RegularFile::open("checkpoint", shards.paths[i]));
+      FATHOM_ASSIGN(RegularFile file, RegularFile::open(what, shards.paths[i]));
       FATHOM_ASSIGN(TensorTable part, read_tensor_table(file));
-      FATHOM_TRY(append(std::move(part), i, &whole));
+      FATHOM_TRY(append(what, std::move(part), i, &whole));
       impl->files.push_back(std::move(file));
     }
     std::vector<TensorPlace>& places = whole.places;
     std::sort(places.begin(), places.end(), [](const TensorPlace& a, const TensorPlace& b) { return a.name < b.name; });
     for (std::size_t i = 1; i < places.size(); ++i) {
       if (places[i].name != places[i - 1].name) continue;
-      return Status::invalid("checkpoint: the tensor %s stands in %s and in %s", in_quotes(places[i].name).c_str(),
+      return Status::invalid("%s: the tensor %s stands in %s and in %s", what, in_quotes(places[i].name).c_str(),
                              shards.paths[places[i - 1].file].c_str(), shards.paths[places[i].file].c_str());
     }
-    if (!shards.index_path.empty()) FATHOM_TRY(check_index(shards, places));
+    if (!shards.index_path.empty()) FATHOM_TRY(check_index(what, shards, places));
     impl->names.reserve(places.size());
     for (TensorPlace& place : places) impl->names.push_back(std::move(place.name));
     impl->places = std::move(places);
@@ -114,17 +119,19 @@ const std::vector<std::string>& Checkpoint::names() const noexcept {
 bool Checkpoint::has(std::string_view name) const noexcept { return impl_ != nullptr && impl_->find(name).has_value(); }
 
 Result<FileTensor> Checkpoint::describe(std::string_view name) const noexcept {
-  return guarded("checkpoint", [&]() -> Result<FileTensor> {
+  const char* what = impl_ == nullptr ? kNothingOpen : impl_->what.c_str();
+  return guarded(what, [&]() -> Result<FileTensor> {
     const auto index = impl_ == nullptr ? std::nullopt : impl_->find(name);
-    if (!index) return no_tensor(name);
+    if (!index) return no_tensor(what, name);
     return impl_->describe(*index);
   });
 }
 
 Result<FileTensor> Checkpoint::tensor(std::string_view name) const noexcept {
-  return guarded("checkpoint", [&]() -> Result<FileTensor> {
+  const char* what = impl_ == nullptr ? kNothingOpen : impl_->what.c_str();
+  return guarded(what, [&]() -> Result<FileTensor> {
     const auto index = impl_ == nullptr ? std::nullopt : impl_->find(name);
-    if (!index) return no_tensor(name);
+    if (!index) return no_tensor(what, name);
     FileTensor tensor = impl_->describe(*index);
     const std::lock_guard lock(impl_->mutex);
     auto data = impl_->read.find(*index);
@@ -140,18 +147,19 @@ Result<FileTensor> Checkpoint::tensor(std::string_view name) const noexcept {
 }
 
 Status Checkpoint::read(std::string_view name, std::int64_t offset, void* out, std::int64_t bytes) const noexcept {
-  return guarded("checkpoint", [&]() -> Status {
+  const char* what = impl_ == nullptr ? kNothingOpen : impl_->what.c_str();
+  return guarded(what, [&]() -> Status {
     const auto index = impl_ == nullptr ? std::nullopt : impl_->find(name);
-    if (!index) return no_tensor(name);
+    if (!index) return no_tensor(what, name);
     const TensorPlace& place = impl_->places[*index];
     if (offset < 0 || bytes < 0 || offset > place.bytes || bytes > place.bytes - offset) {
-      return Status::invalid("checkpoint: %lld bytes from byte %lld of the tensor %s asked for, which has %lld",
+      return Status::invalid("%s: %lld bytes from byte %lld of the tensor %s asked for, which has %lld", what,
                              static_cast<long long>(bytes), static_cast<long long>(offset), in_quotes(name).c_str(),
                              static_cast<long long>(place.bytes));
     }
     if (bytes == 0) return {};
     if (out == nullptr)
-      return Status::invalid("checkpoint: out is null, expected room for %lld bytes", static_cast<long long>(bytes));
+      return Status::invalid("%s: out is null, expected room for %lld bytes", what, static_cast<long long>(bytes));
     return impl_->files[place.file].read_at(place.begin + offset, out, bytes);
   });
 }

@@ -100,7 +100,6 @@ std::vector<std::pair<LayerTensor, Names>> wanted_tensors(const LayerConfig& con
   cut->first_column = config.first_head, cut->columns = heads;
   cut = projection(&W::wo_a, &W::wo_a_scale, groups * world * rank, heads / groups * head_dim,
                    {"wo_a.weight", "o_a_proj.weight"});
-  wanted.back().first.family = WeightFamily::wo_a;
   cut->first_row = config.first_group * rank, cut->rows = groups * rank;
   cut = projection(&W::wo_b, &W::wo_b_scale, hidden, groups * world * rank, {"wo_b.weight", "o_b_proj.weight"});
   cut->first_column = config.first_group * rank, cut->columns = groups * rank;
@@ -228,6 +227,14 @@ Status find_tensor(const Checkpoint& checkpoint, const Prefix& prefix, const Nam
 }
 
 }  // namespace
+
+Result<bool> has_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept {
+  return guarded("checkpoint", [&]() -> Result<bool> {
+    const std::vector<Prefix> prefixes = possible_prefixes(config);
+    return std::any_of(prefixes.begin(), prefixes.end(),
+                       [&](const Prefix& prefix) { return has_prefix(checkpoint, prefix.text); });
+  });
+}
 
 Result<std::vector<LayerTensor>> find_layer_tensors(const Checkpoint& checkpoint, const LayerConfig& config) {
   FATHOM_ASSIGN(const Prefix prefix, find_prefix(checkpoint, config));

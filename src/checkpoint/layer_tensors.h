@@ -9,10 +9,9 @@
 
 namespace fathom {
 
-/// Tensors of one family get one dtype, or each its own.
+/// What dtypes a tensor may be loaded as.
 enum class WeightFamily : std::uint8_t {
-  projection,  ///< f32, bf16 or e4m3 with scales; all alike
-  wo_a,        ///< the same, for itself
+  projection,  ///< f32, bf16 or e4m3 with scales, each for itself
   compressor,  ///< f32 or bf16; all alike, the indexer's weights_proj included
   single,      ///< f32 or bf16, each for itself
   sink,        ///< f32

@@ -1,5 +1,5 @@
-// Reads one layer's weights and brings each family to one dtype. Every conversion is exact: f16 and mixed families
-// widen, E4M3 with power-of-two scales becomes bf16 or f32 without loss, and nothing is ever narrowed.
+// Reads one layer's weights. Every conversion is exact: f16 and mixed compressors widen, E4M3 with power-of-two scales
+// becomes bf16 or f32 without loss where it cannot stay, and nothing is ever narrowed.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -86,26 +86,12 @@ bool scales_fit_bf16(const Scales& scales) noexcept {
   return std::all_of(scales.codes.begin(), scales.codes.end(), [](std::uint8_t code) { return code >= kLeast; });
 }
 
-/// The dtype that represents all tensors of a family exactly.
-DType common_dtype(const std::vector<LayerTensor>& tensors, const std::vector<Scales>& scales, WeightFamily family) {
-  bool any_f32 = false, any_bf16 = false, any_e4m3 = false, keep_e4m3 = family != WeightFamily::compressor,
-       fit_bf16 = true;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].family != family) continue;
-    const DType stored = stored_dtype(tensors[i].dtype);
-    any_f32 |= stored == DType::f32;
-    any_bf16 |= stored == DType::bf16;
-    if (stored != DType::e4m3) continue;
-    any_e4m3 = true;
-    keep_e4m3 &= cut_between_tiles(tensors[i]);
-    fit_bf16 &= scales_fit_bf16(scales[i]);
-  }
-  if (any_e4m3 && keep_e4m3 && !any_f32 && !any_bf16) return DType::e4m3;
-  return any_f32 || !fit_bf16 ? DType::f32 : DType::bf16;
-}
-
-DType single_dtype(const LayerTensor& tensor) noexcept {
-  return tensor.family == WeightFamily::sink ? DType::f32 : stored_dtype(tensor.dtype);
+/// The dtype that represents the tensor exactly: its own where that can be computed with.
+DType loaded_dtype(const LayerTensor& tensor, const Scales& scales) noexcept {
+  const DType stored = stored_dtype(tensor.dtype);
+  if (tensor.family == WeightFamily::sink) return DType::f32;
+  if (stored != DType::e4m3 || (tensor.family == WeightFamily::projection && cut_between_tiles(tensor))) return stored;
+  return scales_fit_bf16(scales) ? DType::bf16 : DType::f32;
 }
 
 /// Widens one stored row, columns [first, first + count), to f32.
@@ -200,6 +186,16 @@ TensorView keep_scales(LoadedLayer* layer, const LayerTensor& tensor, const Scal
 
 }  // namespace
 
+void LoadedLayer::describe(LayerProblem& problem) const noexcept {
+  problem.wq_a_dtype = weights.wq_a.dtype;
+  problem.wq_b_dtype = weights.wq_b.dtype;
+  problem.wkv_dtype = weights.wkv.dtype;
+  problem.wo_a_dtype = weights.wo_a.dtype;
+  problem.wo_b_dtype = weights.wo_b.dtype;
+  problem.index_wq_b_dtype = weights.index_wq_b.is_absent() ? weights.wq_b.dtype : weights.index_wq_b.dtype;
+  problem.compress_weight_dtype = weights.compress_wkv.is_absent() ? DType::bf16 : weights.compress_wkv.dtype;
+}
+
 Result<LoadedLayer> load_layer(const Checkpoint& checkpoint, const LayerConfig& config) noexcept {
   return guarded("checkpoint", [&]() -> Result<LoadedLayer> {
     FATHOM_TRY(check_config(config));
@@ -209,17 +205,17 @@ Result<LoadedLayer> load_layer(const Checkpoint& checkpoint, const LayerConfig& 
       FATHOM_ASSIGN(Scales of_tensor, read_scales(checkpoint, tensor));
       scales.push_back(std::move(of_tensor));
     }
+    std::vector<DType> dtypes;
+    DType compressors = DType::bf16;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      dtypes.push_back(loaded_dtype(tensors[i], scales[i]));
+      if (tensors[i].family == WeightFamily::compressor && dtypes[i] == DType::f32) compressors = DType::f32;
+    }
     LoadedLayer layer;
-    layer.weight_dtype = common_dtype(tensors, scales, WeightFamily::projection);
-    layer.wo_a_dtype = common_dtype(tensors, scales, WeightFamily::wo_a);
-    layer.compress_weight_dtype = common_dtype(tensors, scales, WeightFamily::compressor);
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const LayerTensor& tensor = tensors[i];
       const Cut& cut = tensor.cut;
-      const DType dtype = tensor.family == WeightFamily::projection   ? layer.weight_dtype
-                          : tensor.family == WeightFamily::wo_a       ? layer.wo_a_dtype
-                          : tensor.family == WeightFamily::compressor ? layer.compress_weight_dtype
-                                                                      : single_dtype(tensor);
+      const DType dtype = tensor.family == WeightFamily::compressor ? compressors : dtypes[i];
       std::byte* memory = keep(&layer, cut.rows * bytes_of(dtype, cut.columns));
       FATHOM_TRY(read_kept(checkpoint, tensor, scales[i], dtype, memory));
       layer.weights.*tensor.view =

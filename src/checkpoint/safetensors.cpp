@@ -139,8 +139,7 @@ class HeaderReceiver : public JsonReceiver {
     metadata_bytes_ += scalar.text.size() + 64;  // the map's own cost, so that empty texts count too
     FATHOM_TRY(check_metadata_bytes());
     if (!table.metadata.emplace(metadata_key_, scalar.text).second) {
-      return Status::invalid("%s: __metadata__ gives %s twice", what_.c_str(),
-                             in_quotes(metadata_key_).c_str());
+      return Status::invalid("%s: __metadata__ gives %s twice", what_.c_str(), in_quotes(metadata_key_).c_str());
     }
     return {};
   }
@@ -219,37 +218,35 @@ Status check_cover(const std::string& what, const TensorTable& table, std::int64
     at += place.bytes;
   }
   if (at == file_bytes) return {};
-  return Status::invalid("%s: the last %lld bytes belong to no tensor", what.c_str(),
-                         printable(file_bytes - at));
+  return Status::invalid("%s: the last %lld bytes belong to no tensor", what.c_str(), printable(file_bytes - at));
 }
 
 /// The header's length, or why this is no safetensors file.
 Result<std::int64_t> header_length(const RegularFile& file) {
-  const char* path = file.path().c_str();
+  const char *what = file.what(), *path = file.path().c_str();
   constexpr char kPointer[] = "version https://git-lfs.github.com/spec/";
   char start[sizeof(kPointer)] = {};
   const std::int64_t count = std::min<std::int64_t>(file.size(), sizeof(kPointer) - 1);
   FATHOM_TRY(file.read_at(0, start, count));
   if (std::memcmp(start, kPointer, sizeof(kPointer) - 1) == 0) {
-    return Status::invalid("checkpoint: %s is a git-LFS pointer, not the file itself; fetch it with `git lfs pull`",
+    return Status::invalid("%s: %s is a git-LFS pointer, not the file itself; fetch it with `git lfs pull`", what,
                            path);
   }
   if (file.size() < 8) {
-    return Status::invalid("checkpoint: %s has %lld bytes, expected at least the 8 of the header's length", path,
+    return Status::invalid("%s: %s has %lld bytes, expected at least the 8 of the header's length", what, path,
                            printable(file.size()));
   }
   std::uint64_t length = 0;
   for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<unsigned char>(start[i]);
   if (length > static_cast<std::uint64_t>(kMostHeaderBytes)) {
-    return Status::invalid("checkpoint: %s: the header's length is %llu, expected at most %lld", path,
+    return Status::invalid("%s: %s: the header's length is %llu, expected at most %lld", what, path,
                            static_cast<unsigned long long>(length), printable(kMostHeaderBytes));
   }
   if (static_cast<std::int64_t>(length) > file.size() - 8) {
-    return Status::invalid("checkpoint: %s: the header's length is %llu, but only %lld bytes follow", path,
+    return Status::invalid("%s: %s: the header's length is %llu, but only %lld bytes follow", what, path,
                            static_cast<unsigned long long>(length), printable(file.size() - 8));
   }
-  if (length == 0 || start[8] != '{')
-    return Status::invalid("checkpoint: %s: the header does not start with '{'", path);
+  if (length == 0 || start[8] != '{') return Status::invalid("%s: %s: the header does not start with '{'", what, path);
   return static_cast<std::int64_t>(length);
 }
 
@@ -295,7 +292,7 @@ Result<TensorTable> read_tensor_table(const RegularFile& file) {
     at += count;
     return static_cast<std::size_t>(count);
   };
-  return read_header("checkpoint: " + file.path(), source, length, file.size() - 8 - length);
+  return read_header(std::string(file.what()) + ": " + file.path(), source, length, file.size() - 8 - length);
 }
 
 }  // namespace fathom

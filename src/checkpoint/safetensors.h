@@ -57,7 +57,7 @@ std::int64_t bits_of_shape(std::span<const std::int64_t> shape, int element_bits
 Result<TensorTable> read_header(const std::string& what, const JsonSource& source, std::int64_t header_bytes,
                                 std::int64_t data_bytes);
 
-/// Reads and checks the header of `file`; every place's `file` is 0.
+/// Reads and checks the header of `file`; every place's `file` is 0. Statuses start as the file's do.
 Result<TensorTable> read_tensor_table(const RegularFile& file);
 
 }  // namespace fathom

@@ -22,7 +22,7 @@ constexpr std::int64_t kMostIndexBytes = std::int64_t{64} << 20;
 /// Takes an index: {"metadata": anything, "weight_map": {tensor: file}}.
 class IndexReceiver : public JsonReceiver {
  public:
-  explicit IndexReceiver(const std::string& path) : path_(path) {}
+  IndexReceiver(const char* what, const std::string& path) : what_(what), path_(path) {}
   std::vector<std::pair<std::string, std::uint16_t>> named;
   std::map<std::string, std::uint16_t, std::less<>> files;
   bool has_map = false;
@@ -67,7 +67,7 @@ class IndexReceiver : public JsonReceiver {
   }
 
  private:
-  Status refuse(const char* what) const { return Status::invalid("checkpoint: %s %s", path_.c_str(), what); }
+  Status refuse(const char* what) const { return Status::invalid("%s: %s %s", what_, path_.c_str(), what); }
 
   /// Shards lie beside the index; a path could lead anywhere.
   Status check_file_name(std::string_view name) const {
@@ -80,16 +80,17 @@ class IndexReceiver : public JsonReceiver {
     return refuse(("names the file " + in_quotes(name) + ", expected NAME.safetensors in the same folder").c_str());
   }
 
+  const char* what_;
   const std::string& path_;
   int depth_ = 0;
   bool in_map_ = false;
   std::size_t name_bytes_ = 0;
 };
 
-Result<ShardList> read_index(const std::string& folder, const std::string& path) {
-  FATHOM_ASSIGN(const RegularFile file, RegularFile::open("checkpoint", path));
+Result<ShardList> read_index(const char* what, const std::string& folder, const std::string& path) {
+  FATHOM_ASSIGN(const RegularFile file, RegularFile::open(what, path));
   if (file.size() > kMostIndexBytes) {
-    return Status::invalid("checkpoint: %s has %lld bytes, expected at most %lld", path.c_str(),
+    return Status::invalid("%s: %s has %lld bytes, expected at most %lld", what, path.c_str(),
                            static_cast<long long>(file.size()), static_cast<long long>(kMostIndexBytes));
   }
   std::int64_t at = 0;
@@ -99,9 +100,9 @@ Result<ShardList> read_index(const std::string& folder, const std::string& path)
     at += count;
     return static_cast<std::size_t>(count);
   };
-  IndexReceiver receiver(path);
-  FATHOM_TRY(read_json("checkpoint: " + path, source, JsonLimits{}, receiver));
-  if (receiver.named.empty()) return Status::invalid("checkpoint: %s has no weight_map with tensors", path.c_str());
+  IndexReceiver receiver(what, path);
+  FATHOM_TRY(read_json(std::string(what) + ": " + path, source, JsonLimits{}, receiver));
+  if (receiver.named.empty()) return Status::invalid("%s: %s has no weight_map with tensors", what, path.c_str());
   ShardList list;
   list.index_path = path;
   list.paths.resize(receiver.files.size());
@@ -110,7 +111,7 @@ Result<ShardList> read_index(const std::string& folder, const std::string& path)
   std::sort(list.named.begin(), list.named.end());
   for (std::size_t i = 1; i < list.named.size(); ++i) {
     if (list.named[i].first == list.named[i - 1].first) {
-      return Status::invalid("checkpoint: %s names the tensor %s twice", path.c_str(),
+      return Status::invalid("%s: %s names the tensor %s twice", what, path.c_str(),
                              in_quotes(list.named[i].first).c_str());
     }
   }
@@ -125,7 +126,7 @@ bool exists(const std::string& path) {
 
 }  // namespace
 
-Result<ShardList> find_shards(const std::string& path) {
+Result<ShardList> find_shards(const char* what, const std::string& path) {
   struct stat status;
   ShardList list;
   if (::stat(path.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
@@ -133,7 +134,7 @@ Result<ShardList> find_shards(const std::string& path) {
     return list;
   }
   const std::string index = path + "/model.safetensors.index.json";
-  if (exists(index)) return read_index(path, index);
+  if (exists(index)) return read_index(what, path, index);
   const std::string single = path + "/model.safetensors";
   if (exists(single)) {
     list.paths = {single};
@@ -141,18 +142,18 @@ Result<ShardList> find_shards(const std::string& path) {
   }
   const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir(path.c_str()), ::closedir);
   if (folder == nullptr) {
-    return Status::invalid("checkpoint: cannot list %s: %s", path.c_str(),
+    return Status::invalid("%s: cannot list %s: %s", what, path.c_str(),
                            std::generic_category().message(errno).c_str());
   }
   while (const dirent* entry = ::readdir(folder.get())) {
     const std::string name = entry->d_name;
     if (name.starts_with('.') || !name.ends_with(".safetensors")) continue;
     if (list.paths.size() == kMostFiles) {
-      return Status::invalid("checkpoint: %s holds more than %zu *.safetensors files", path.c_str(), kMostFiles);
+      return Status::invalid("%s: %s holds more than %zu *.safetensors files", what, path.c_str(), kMostFiles);
     }
     list.paths.push_back(path + "/" + name);
   }
-  if (list.paths.empty()) return Status::invalid("checkpoint: %s holds no *.safetensors file", path.c_str());
+  if (list.paths.empty()) return Status::invalid("%s: %s holds no *.safetensors file", what, path.c_str());
   std::sort(list.paths.begin(), list.paths.end());
   return list;
 }

@@ -20,7 +20,7 @@ struct ShardList {
 };
 
 /// A file is itself. A folder is what its model.safetensors.index.json says, else its model.safetensors, else every
-/// *.safetensors in it.
-Result<ShardList> find_shards(const std::string& path);
+/// *.safetensors in it. Statuses start with "`what`: ".
+Result<ShardList> find_shards(const char* what, const std::string& path);
 
 }  // namespace fathom

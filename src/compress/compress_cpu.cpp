@@ -118,7 +118,7 @@ Result<Prepared> prepare_compress_cpu(const CompressProblem& problem, const Devi
   FATHOM_ASSIGN(*plan, plan_linear(product, device, nested(options)));
   Scratch scratch;
   lay_out(problem, device, *plan, scratch);
-  return Prepared{{.scratch = scratch.used()}, std::move(plan)};
+  return Prepared{{.scratch = scratch.used()}, plan, {*plan}};
 }
 
 Status compress_cpu(const CompressProblem& problem, const CompressArgs& args, const RunContext& context) {

@@ -25,38 +25,41 @@ Status check_real(const char* what, const char* name, float value, float least, 
 
 /// The fields that layers and models share; `Config` is either.
 template <class Config>
-Status check_sizes(const Config& config, int num_heads, int output_groups, int rope_dim) noexcept {
-  const char* what = "config";
-  FATHOM_TRY(check_integer(what, "hidden_size", config.hidden_size, 1, kMaxDim));
-  FATHOM_TRY(check_integer(what, "num_heads", num_heads, 1, kMaxHeads));
-  FATHOM_TRY(check_integer(what, "head_dim", config.head_dim, 2, kMaxHeadDim));
-  FATHOM_TRY(check_integer(what, "rope_dim", rope_dim, 2, config.head_dim));
-  FATHOM_TRY(check_integer(what, "q_rank", config.q_rank, 1, kMaxDim));
-  FATHOM_TRY(check_integer(what, "output_groups", output_groups, 1, num_heads));
+Status check_sizes(const Config& config, int num_heads, int output_groups, int rope_dim,
+                   const FieldNames& names) noexcept {
+  const auto in_range = [&](const char* field, std::int64_t value, std::int64_t least, std::int64_t most) {
+    return check_integer("config", names.of(field), value, least, most);
+  };
+  FATHOM_TRY(in_range("hidden_size", config.hidden_size, 1, kMaxDim));
+  FATHOM_TRY(in_range("num_heads", num_heads, 1, kMaxHeads));
+  FATHOM_TRY(in_range("head_dim", config.head_dim, 2, kMaxHeadDim));
+  FATHOM_TRY(in_range("rope_dim", rope_dim, 2, config.head_dim));
+  FATHOM_TRY(in_range("q_rank", config.q_rank, 1, kMaxDim));
+  FATHOM_TRY(in_range("output_groups", output_groups, 1, num_heads));
   if (num_heads % output_groups != 0) {
-    return Status::invalid("config: output_groups is %d, expected a divisor of num_heads = %d", output_groups,
-                           num_heads);
+    return Status::invalid("config: %s is %d, expected a divisor of %s = %d", names.of("output_groups"), output_groups,
+                           names.of("num_heads"), num_heads);
   }
-  FATHOM_TRY(check_integer(what, "output_rank", config.output_rank, 1, kMaxDim / output_groups));
-  FATHOM_TRY(check_integer(what, "window", config.window, 1, kMaxWindow));
-  FATHOM_TRY(check_real(what, "norm_eps", config.norm_eps, 1e-30f, 1.0f));
-  return check_integer(what, "max_positions", config.max_positions, 1, kMaxPositions);
+  FATHOM_TRY(in_range("output_rank", config.output_rank, 1, kMaxDim / output_groups));
+  FATHOM_TRY(in_range("window", config.window, 1, kMaxWindow));
+  FATHOM_TRY(check_real("config", names.of("norm_eps"), config.norm_eps, 1e-30f, 1.0f));
+  return in_range("max_positions", config.max_positions, 1, kMaxPositions);
 }
 
 template <class Config>
-Status check_indexer(const Config& config, int rope_dim) noexcept {
-  FATHOM_TRY(check_integer("config", "index_heads", config.index_heads, 1, kMaxHeads));
-  FATHOM_TRY(check_integer("config", "index_dim", config.index_dim, rope_dim, kMaxIndexDim));
+Status check_indexer(const Config& config, int rope_dim, const FieldNames& names) noexcept {
+  FATHOM_TRY(check_integer("config", names.of("index_heads"), config.index_heads, 1, kMaxHeads));
+  FATHOM_TRY(check_integer("config", names.of("index_dim"), config.index_dim, rope_dim, kMaxIndexDim));
   if ((config.index_dim & (config.index_dim - 1)) != 0) {
-    return Status::invalid("config: index_dim is %d, expected a power of two (the Hadamard rotation needs one)",
-                           config.index_dim);
+    return Status::invalid("config: %s is %d, expected a power of two (the Hadamard rotation needs one)",
+                           names.of("index_dim"), config.index_dim);
   }
-  FATHOM_TRY(check_integer("config", "index_topk", config.index_topk, 1, kMaxIndexTopk));
+  FATHOM_TRY(check_integer("config", names.of("index_topk"), config.index_topk, 1, kMaxIndexTopk));
   const std::int64_t most_entries = (config.max_positions + 3) / 4;
   if (config.index_topk > most_entries) {
-    return Status::invalid("config: index_topk is %d, expected 1 to %lld, the entries of max_positions = %lld tokens",
-                           config.index_topk, static_cast<long long>(most_entries),
-                           static_cast<long long>(config.max_positions));
+    return Status::invalid("config: %s is %d, expected 1 to %lld, the entries of %s = %lld tokens",
+                           names.of("index_topk"), config.index_topk, static_cast<long long>(most_entries),
+                           names.of("max_positions"), static_cast<long long>(config.max_positions));
   }
   return {};
 }
@@ -76,20 +79,22 @@ RopeConfig rope_of(const ModelConfig& model, int ratio) noexcept {
 
 }  // namespace
 
-Status check_rope(const char* what, const RopeConfig& rope) noexcept {
-  FATHOM_TRY(check_integer(what, "rope_dim", rope.rope_dim, 2, kMaxHeadDim));
+Status check_rope(const char* what, const RopeConfig& rope, const FieldNames& names) noexcept {
+  FATHOM_TRY(check_integer(what, names.of("rope_dim"), rope.rope_dim, 2, kMaxHeadDim));
   if (rope.rope_dim % 2 != 0) {
-    return Status::invalid("%s: rope_dim is %d, expected an even number (dims rotate in pairs)", what, rope.rope_dim);
+    return Status::invalid("%s: %s is %d, expected an even number (dims rotate in pairs)", what, names.of("rope_dim"),
+                           rope.rope_dim);
   }
-  FATHOM_TRY(check_real(what, "rope theta", rope.theta, 1.5f, 1e12f));
+  FATHOM_TRY(check_real(what, names.of("rope theta"), rope.theta, 1.5f, 1e12f));
   if (rope.factor == 0.0f) return {};
-  FATHOM_TRY(check_real(what, "rope factor", rope.factor, 1.0f, 1e6f));
-  FATHOM_TRY(check_integer(what, "rope original_length", rope.original_length, 1, kMaxPositions));
-  FATHOM_TRY(check_real(what, "beta_fast", rope.beta_fast, 1e-3f, 1e6f));
-  FATHOM_TRY(check_real(what, "beta_slow", rope.beta_slow, 1e-3f, 1e6f));
+  FATHOM_TRY(check_real(what, names.of("rope factor"), rope.factor, 1.0f, 1e6f));
+  FATHOM_TRY(check_integer(what, names.of("rope original_length"), rope.original_length, 1, kMaxPositions));
+  FATHOM_TRY(check_real(what, names.of("beta_fast"), rope.beta_fast, 1e-3f, 1e6f));
+  FATHOM_TRY(check_real(what, names.of("beta_slow"), rope.beta_slow, 1e-3f, 1e6f));
   if (rope.beta_slow >= rope.beta_fast) {
-    return Status::invalid("%s: beta_slow is %.7g, expected less than beta_fast = %.7g", what,
-                           static_cast<double>(rope.beta_slow), static_cast<double>(rope.beta_fast));
+    return Status::invalid("%s: %s is %.7g, expected less than %s = %.7g", what, names.of("beta_slow"),
+                           static_cast<double>(rope.beta_slow), names.of("beta_fast"),
+                           static_cast<double>(rope.beta_fast));
   }
   return {};
 }
@@ -97,7 +102,7 @@ Status check_rope(const char* what, const RopeConfig& rope) noexcept {
 Status check_config(const LayerConfig& config) noexcept {
   FATHOM_TRY(check_integer("config", "shard_world", config.shard_world, 1, kMaxHeads));
   FATHOM_TRY(check_integer("config", "shard_rank", config.shard_rank, 0, config.shard_world - 1));
-  FATHOM_TRY(check_sizes(config, config.num_heads, config.output_groups, config.rope.rope_dim));
+  FATHOM_TRY(check_sizes(config, config.num_heads, config.output_groups, config.rope.rope_dim, {}));
   FATHOM_TRY(check_integer("config", "num_heads of all shards", std::int64_t{config.num_heads} * config.shard_world, 1,
                            kMaxHeads));
   if (config.first_head != config.shard_rank * config.num_heads) {
@@ -112,7 +117,7 @@ Status check_config(const LayerConfig& config) noexcept {
     return Status::invalid("config: compress_ratio is %d, expected 0, 4 or 128", config.compress_ratio);
   }
   FATHOM_TRY(check_rope("config", config.rope));
-  return config.kind() == LayerKind::csa ? check_indexer(config, config.rope.rope_dim) : Status();
+  return config.kind() == LayerKind::csa ? check_indexer(config, config.rope.rope_dim, {}) : Status();
 }
 
 float LayerConfig::softmax_scale() const noexcept {
@@ -142,14 +147,17 @@ Result<LayerConfig> LayerConfig::shard(int rank, int world) const noexcept {
   });
 }
 
-Status check_config(const ModelConfig& config) noexcept {
-  FATHOM_TRY(check_integer("config", "num_layers", config.num_layers, 1, kMaxLayers));
-  FATHOM_TRY(check_sizes(config, config.num_heads, config.output_groups, config.rope_dim));
+Status check_config(const ModelConfig& config) noexcept { return check_config(config, {}); }
+
+Status check_config(const ModelConfig& config, const FieldNames& names) noexcept {
+  FATHOM_TRY(check_integer("config", names.of("num_layers"), config.num_layers, 1, kMaxLayers));
+  FATHOM_TRY(check_sizes(config, config.num_heads, config.output_groups, config.rope_dim, names));
   const auto entries = static_cast<std::int64_t>(config.compress_ratios.size());
   if (entries < config.num_layers || entries > kMaxLayers) {
     return Status::invalid(
-        "config: compress_ratios has %lld entries, expected one for each of num_layers = %d (MTP layers may follow)",
-        static_cast<long long>(entries), config.num_layers);
+        "config: %s has %lld entries, expected one for each of %s = %d (MTP layers may follow), at most %lld together",
+        names.of("compress_ratios"), static_cast<long long>(entries), names.of("num_layers"), config.num_layers,
+        static_cast<long long>(kMaxLayers));
   }
   bool has_csa = false;
   for (int i = 0; i < config.num_attention_layers(); ++i) {
@@ -157,15 +165,17 @@ Status check_config(const ModelConfig& config) noexcept {
     if (!is_ratio(ratio)) return Status::invalid("config: compress_ratios[%d] is %d, expected 0, 4 or 128", i, ratio);
     if (i >= config.num_layers && ratio != 0) {
       return Status::invalid(
-          "config: compress_ratios[%d] is %d, expected 0: past num_layers = %d stand MTP layers, which have a window "
-          "only",
-          i, ratio, config.num_layers);
+          "config: compress_ratios[%d] is %d, expected 0: past %s = %d stand MTP layers, which have a window only", i,
+          ratio, names.of("num_layers"), config.num_layers);
     }
     has_csa |= ratio == 4;
   }
-  FATHOM_TRY(check_rope("config", rope_of(config, 0)));
-  FATHOM_TRY(check_rope("config", rope_of(config, 4)));
-  return has_csa ? check_indexer(config, config.rope_dim) : Status();
+  FieldNames by_layer = names;
+  by_layer.set("rope theta", names.of("rope_theta"));
+  FATHOM_TRY(check_rope("config", rope_of(config, 0), by_layer));
+  by_layer.set("rope theta", names.of("compress_rope_theta"));
+  FATHOM_TRY(check_rope("config", rope_of(config, 4), by_layer));
+  return has_csa ? check_indexer(config, config.rope_dim, names) : Status();
 }
 
 Result<LayerConfig> ModelConfig::layer(int index) const noexcept {

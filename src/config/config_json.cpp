@@ -107,29 +107,29 @@ class Flattener : public JsonReceiver {
 
 using Paths = std::initializer_list<const char*>;
 
-/// Fields by any of their names.
+/// Fields by any of their names. The one that a field stood under is kept for later statuses.
 class Fields {
  public:
   explicit Fields(const Nodes& nodes) : nodes_(nodes) {}
+  FieldNames names;
 
   const Node* find(std::string_view path) const {
     const auto node = nodes_.find(path);
     return node == nodes_.end() || node->second.is_null() ? nullptr : &node->second;
   }
 
-  Status required(int* out, Paths paths) const {
-    FATHOM_ASSIGN(const bool found, integer(out, paths));
+  Status required(int* out, const char* field, Paths paths) {
+    FATHOM_ASSIGN(const bool found, integer(out, field, paths));
     if (found) return {};
-    std::string names;
-    for (const char* path : paths) names += (names.empty() ? "" : " or ") + std::string(path);
-    return Status::invalid("config: %s is missing", names.c_str());
+    std::string possible;
+    for (const char* path : paths) possible += (possible.empty() ? "" : " or ") + std::string(path);
+    return Status::invalid("config: %s is missing", possible.c_str());
   }
   template <class Integer>
-  Status optional(Integer* out, Paths paths) const {
-    auto found = integer(out, paths);
-    return found.status();
+  Status optional(Integer* out, const char* field, Paths paths) {
+    return integer(out, field, paths).status();
   }
-  Status optional_real(float* out, Paths paths, bool* found = nullptr) const {
+  Status optional_real(float* out, const char* field, Paths paths, bool* found = nullptr) {
     const char* first = nullptr;
     for (const char* path : paths) {
       const Node* node = find(path);
@@ -146,6 +146,7 @@ class Fields {
       first = path;
     }
     if (found != nullptr) *found = first != nullptr;
+    keep_name(field, first, paths);
     return {};
   }
   /// "yarn" or "default", the kinds of rotation; `out` stays as it is where none of the names stands.
@@ -172,8 +173,13 @@ class Fields {
                            shown(*find(first)).c_str(), second, shown(*find(second)).c_str());
   }
 
+  /// `field` is null for what ModelConfig does not keep; `found` where none of the names stands.
+  void keep_name(const char* field, const char* found, Paths paths) {
+    if (field != nullptr) names.set(field, found != nullptr ? found : *paths.begin());
+  }
+
   template <class Integer>
-  Result<bool> integer(Integer* out, Paths paths) const {
+  Result<bool> integer(Integer* out, const char* field, Paths paths) {
     const char* first = nullptr;
     for (const char* path : paths) {
       const Node* node = find(path);
@@ -189,6 +195,7 @@ class Fields {
       *out = value;
       first = path;
     }
+    keep_name(field, first, paths);
     return first != nullptr;
   }
 
@@ -260,7 +267,7 @@ Status check_model_type(const Nodes& nodes) {
 }
 
 /// compress_rates and its older spellings repeat what a ratio is; V4 has one value for each kind.
-Status check_compress_rates(const Fields& fields) {
+Status check_compress_rates(Fields& fields) {
   const struct {
     const char* path;
     int ratio;
@@ -270,7 +277,7 @@ Status check_compress_rates(const Fields& fields) {
                 {"compress_rate_hca", 128}};
   for (const auto& rate : kRates) {
     int value = rate.ratio;
-    FATHOM_TRY(fields.optional(&value, {rate.path}));
+    FATHOM_TRY(fields.optional(&value, nullptr, {rate.path}));
     if (value != rate.ratio) return Status::invalid("config: %s is %d, expected %d", rate.path, value, rate.ratio);
   }
   return {};
@@ -290,7 +297,7 @@ Result<std::vector<const Node*>> list_items(const Nodes& nodes, const std::strin
   return items;
 }
 
-Status read_ratios(const Nodes& nodes, const Fields& fields, ModelConfig* config) {
+Status read_ratios(const Nodes& nodes, Fields& fields, ModelConfig* config) {
   const Node* ratios = fields.find("compress_ratios");
   const Node* types = fields.find("layer_types");
   if (ratios == nullptr && types == nullptr)
@@ -309,15 +316,15 @@ Status read_ratios(const Nodes& nodes, const Fields& fields, ModelConfig* config
   }
   if (types == nullptr) return {};
   int mtp_layers = 0;
-  FATHOM_TRY(fields.optional(&mtp_layers, {"num_nextn_predict_layers"}));
+  FATHOM_TRY(fields.optional(&mtp_layers, nullptr, {"num_nextn_predict_layers"}));
   if (mtp_layers > kMaxLayers) {
     return Status::invalid("config: num_nextn_predict_layers is %d, expected at most %lld", mtp_layers,
                            static_cast<long long>(kMaxLayers));
   }
   FATHOM_ASSIGN(const auto items, list_items(nodes, "layer_types", *types));
   if (static_cast<std::int64_t>(items.size()) != config->num_layers) {
-    return Status::invalid("config: layer_types has %zu entries, expected num_hidden_layers = %d", items.size(),
-                           config->num_layers);
+    return Status::invalid("config: layer_types has %zu entries, expected %s = %d", items.size(),
+                           fields.names.of("num_layers"), config->num_layers);
   }
   for (std::size_t i = 0; i < items.size(); ++i) {
     const std::string& type = items[i]->text;
@@ -338,45 +345,51 @@ Status read_ratios(const Nodes& nodes, const Fields& fields, ModelConfig* config
                              shown(*items[i]).c_str(), i, config->compress_ratios[i]);
     }
   }
+  if (ratios != nullptr) return {};
   // layer_types names the decoder's layers alone; MTP layers have a window only.
-  if (ratios == nullptr) config->compress_ratios.resize(items.size() + static_cast<std::size_t>(mtp_layers), 0);
+  config->compress_ratios.resize(items.size() + static_cast<std::size_t>(mtp_layers), 0);
+  fields.names.set("compress_ratios", "layer_types with num_nextn_predict_layers");
   return {};
 }
 
-Status read_rope(const Fields& fields, ModelConfig* config) {
-  FATHOM_TRY(fields.optional_real(&config->rope_theta, {"rope_theta", "rope_parameters.main.rope_theta",
-                                                        "rope_parameters.rope_theta", "rope_scaling.rope_theta"}));
-  FATHOM_TRY(fields.optional_real(&config->compress_rope_theta,
+Status read_rope(Fields& fields, ModelConfig* config) {
+  FATHOM_TRY(fields.optional_real(
+      &config->rope_theta, "rope_theta",
+      {"rope_theta", "rope_parameters.main.rope_theta", "rope_parameters.rope_theta", "rope_scaling.rope_theta"}));
+  FATHOM_TRY(fields.optional_real(&config->compress_rope_theta, "compress_rope_theta",
                                   {"compress_rope_theta", "rope_parameters.compress.rope_theta"}));
-  FATHOM_TRY(fields.optional_real(&config->rope_factor, {"rope_factor", "rope_parameters.compress.factor",
-                                                         "rope_parameters.factor", "rope_scaling.factor"}));
+  FATHOM_TRY(fields.optional_real(
+      &config->rope_factor, "rope factor",
+      {"rope_factor", "rope_parameters.compress.factor", "rope_parameters.factor", "rope_scaling.factor"}));
   FATHOM_TRY(fields.optional(
-      &config->original_length,
+      &config->original_length, "rope original_length",
       {"original_seq_len", "rope_parameters.compress.original_max_position_embeddings",
        "rope_parameters.original_max_position_embeddings", "rope_scaling.original_max_position_embeddings"}));
-  FATHOM_TRY(fields.optional_real(&config->beta_fast, {"beta_fast", "rope_parameters.compress.beta_fast",
-                                                       "rope_parameters.beta_fast", "rope_scaling.beta_fast"}));
-  FATHOM_TRY(fields.optional_real(&config->beta_slow, {"beta_slow", "rope_parameters.compress.beta_slow",
-                                                       "rope_parameters.beta_slow", "rope_scaling.beta_slow"}));
+  FATHOM_TRY(fields.optional_real(
+      &config->beta_fast, "beta_fast",
+      {"beta_fast", "rope_parameters.compress.beta_fast", "rope_parameters.beta_fast", "rope_scaling.beta_fast"}));
+  FATHOM_TRY(fields.optional_real(
+      &config->beta_slow, "beta_slow",
+      {"beta_slow", "rope_parameters.compress.beta_slow", "rope_parameters.beta_slow", "rope_scaling.beta_slow"}));
   float amplitude = 1.0f;
-  FATHOM_TRY(fields.optional_real(&amplitude, {"rope_parameters.compress.attention_factor",
-                                               "rope_parameters.attention_factor", "rope_scaling.attention_factor"}));
+  FATHOM_TRY(fields.optional_real(&amplitude, "attention_factor",
+                                  {"rope_parameters.compress.attention_factor", "rope_parameters.attention_factor",
+                                   "rope_scaling.attention_factor"}));
   if (amplitude != 1.0f) {
-    return Status::unsupported("config: attention_factor is %.7g, expected 1: the model's rotation keeps amplitudes",
-                               static_cast<double>(amplitude));
+    return Status::unsupported("config: %s is %.7g, expected 1: the model's rotation keeps amplitudes",
+                               fields.names.of("attention_factor"), static_cast<double>(amplitude));
   }
   std::string window_type, compress_type;
-  FATHOM_TRY(
-      fields.optional_rope_type(&window_type, {"rope_parameters.main.rope_type", "rope_parameters.main.type"}));
+  FATHOM_TRY(fields.optional_rope_type(&window_type, {"rope_parameters.main.rope_type", "rope_parameters.main.type"}));
   if (window_type == "yarn") {
     return Status::unsupported(
         "config: the rope_type of rope_parameters.main is \"yarn\", expected \"default\": window layers rotate "
         "plainly");
   }
   FATHOM_TRY(fields.optional_rope_type(
-      &compress_type, {"rope_parameters.compress.rope_type", "rope_parameters.compress.type",
-                       "rope_parameters.rope_type", "rope_parameters.type", "rope_scaling.rope_type",
-                       "rope_scaling.type"}));
+      &compress_type,
+      {"rope_parameters.compress.rope_type", "rope_parameters.compress.type", "rope_parameters.rope_type",
+       "rope_parameters.type", "rope_scaling.rope_type", "rope_scaling.type"}));
   // The native form switches YaRN off by an original length of 0, the Hugging Face form by its type.
   if (config->original_length == 0 || compress_type == "default") {
     config->rope_factor = 0.0f;
@@ -385,50 +398,52 @@ Status read_rope(const Fields& fields, ModelConfig* config) {
   float share = 0.0f;
   bool has_share = false;
   FATHOM_TRY(
-      fields.optional_real(&share,
+      fields.optional_real(&share, "partial_rotary_factor",
                            {"partial_rotary_factor", "rope_parameters.main.partial_rotary_factor",
                             "rope_parameters.compress.partial_rotary_factor", "rope_parameters.partial_rotary_factor"},
                            &has_share));
   const bool has_dim = fields.find("rope_head_dim") != nullptr || fields.find("qk_rope_head_dim") != nullptr;
-  FATHOM_TRY(fields.optional(&config->rope_dim, {"rope_head_dim", "qk_rope_head_dim"}));
+  FATHOM_TRY(fields.optional(&config->rope_dim, "rope_dim", {"rope_head_dim", "qk_rope_head_dim"}));
   if (!has_share) return {};
   const double share_dim = static_cast<double>(share) * config->head_dim;
   const auto dim = static_cast<int>(std::clamp(std::round(share_dim), 0.0, 1e6));
   if (std::abs(share_dim - dim) > 1e-3 || (has_dim && dim != config->rope_dim)) {
-    return Status::invalid(
-        "config: partial_rotary_factor is %.7g, which is %.7g of head_dim = %d dims, expected %s",
-        static_cast<double>(share), share_dim, config->head_dim,
-        has_dim ? ("qk_rope_head_dim = " + std::to_string(config->rope_dim)).c_str() : "a whole number");
+    return Status::invalid("config: %s is %.7g, which is %.7g of head_dim = %d dims, expected %s",
+                           fields.names.of("partial_rotary_factor"), static_cast<double>(share), share_dim,
+                           config->head_dim,
+                           has_dim ? (fields.names.of("rope_dim") + (" = " + std::to_string(config->rope_dim))).c_str()
+                                   : "a whole number");
   }
+  if (!has_dim) fields.names.set("rope_dim", fields.names.of("partial_rotary_factor"));
   config->rope_dim = dim;
   return {};
 }
 
 Result<ModelConfig> read_fields(const Nodes& nodes) {
   FATHOM_TRY(check_model_type(nodes));
-  const Fields fields(nodes);
+  Fields fields(nodes);
   ModelConfig config;
   if (const Node* type = fields.find("model_type"); type != nullptr && type->is_text()) config.name = type->text;
-  FATHOM_TRY(fields.required(&config.hidden_size, {"dim", "hidden_size"}));
-  FATHOM_TRY(fields.required(&config.num_layers, {"n_layers", "num_hidden_layers"}));
-  FATHOM_TRY(fields.required(&config.num_heads, {"n_heads", "num_attention_heads"}));
-  FATHOM_TRY(fields.required(&config.q_rank, {"q_lora_rank"}));
-  FATHOM_TRY(fields.required(&config.output_groups, {"o_groups"}));
-  FATHOM_TRY(fields.required(&config.output_rank, {"o_lora_rank"}));
-  FATHOM_TRY(fields.optional(&config.head_dim, {"head_dim"}));
-  FATHOM_TRY(fields.optional(&config.window, {"window_size", "sliding_window"}));
-  FATHOM_TRY(fields.optional(&config.index_heads, {"index_n_heads"}));
-  FATHOM_TRY(fields.optional(&config.index_dim, {"index_head_dim"}));
-  FATHOM_TRY(fields.optional(&config.index_topk, {"index_topk"}));
-  FATHOM_TRY(fields.optional(&config.max_positions, {"max_position_embeddings"}));
-  FATHOM_TRY(fields.optional_real(&config.norm_eps, {"norm_eps", "rms_norm_eps"}));
+  FATHOM_TRY(fields.required(&config.hidden_size, "hidden_size", {"dim", "hidden_size"}));
+  FATHOM_TRY(fields.required(&config.num_layers, "num_layers", {"n_layers", "num_hidden_layers"}));
+  FATHOM_TRY(fields.required(&config.num_heads, "num_heads", {"n_heads", "num_attention_heads"}));
+  FATHOM_TRY(fields.required(&config.q_rank, "q_rank", {"q_lora_rank"}));
+  FATHOM_TRY(fields.required(&config.output_groups, "output_groups", {"o_groups"}));
+  FATHOM_TRY(fields.required(&config.output_rank, "output_rank", {"o_lora_rank"}));
+  FATHOM_TRY(fields.optional(&config.head_dim, "head_dim", {"head_dim"}));
+  FATHOM_TRY(fields.optional(&config.window, "window", {"window_size", "sliding_window"}));
+  FATHOM_TRY(fields.optional(&config.index_heads, "index_heads", {"index_n_heads"}));
+  FATHOM_TRY(fields.optional(&config.index_dim, "index_dim", {"index_head_dim"}));
+  FATHOM_TRY(fields.optional(&config.index_topk, "index_topk", {"index_topk"}));
+  FATHOM_TRY(fields.optional(&config.max_positions, "max_positions", {"max_position_embeddings"}));
+  FATHOM_TRY(fields.optional_real(&config.norm_eps, "norm_eps", {"norm_eps", "rms_norm_eps"}));
   int kv_heads = 1;
-  FATHOM_TRY(fields.optional(&kv_heads, {"num_key_value_heads"}));
+  FATHOM_TRY(fields.optional(&kv_heads, nullptr, {"num_key_value_heads"}));
   if (kv_heads != 1) return Status::invalid("config: num_key_value_heads is %d, expected 1", kv_heads);
   FATHOM_TRY(read_rope(fields, &config));
   FATHOM_TRY(check_compress_rates(fields));
   FATHOM_TRY(read_ratios(nodes, fields, &config));
-  FATHOM_TRY(check_config(config));
+  FATHOM_TRY(check_config(config, fields.names));
   return config;
 }
 

@@ -12,12 +12,13 @@ namespace fathom {
 class RegularFile {
  public:
   /// Opens `path` for reading. Folders, FIFOs, sockets and devices are refused without blocking, also behind a symbolic
-  /// link. Statuses start with "`what`: ".
+  /// link. Statuses start with "`what`: "; it must outlive the file.
   static Result<RegularFile> open(const char* what, const std::string& path);
   RegularFile(RegularFile&& other) noexcept;
   RegularFile& operator=(RegularFile&& other) noexcept;
   ~RegularFile();
 
+  const char* what() const noexcept { return what_; }
   const std::string& path() const noexcept { return path_; }
   /// Bytes at the time of opening.
   std::int64_t size() const noexcept { return size_; }

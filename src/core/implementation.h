@@ -18,6 +18,7 @@ using Reason = std::string;
 struct Prepared {
   WorkspaceSize workspace;
   std::shared_ptr<const void> state = {};
+  std::vector<AnyPlan> parts = {};  ///< the plans of other ops that a run runs
 };
 
 /// What an implementation gets beside its arguments.
@@ -123,6 +124,16 @@ struct PlanData {
 
 }  // namespace detail
 
+/// All that run_op checks of arguments and workspace before it runs the plan, which must not be empty.
+Status check_run(const AnyPlan& plan, std::span<const TensorView> args, const Workspace& workspace);
+
+/// An args struct as the array of views that it is.
+template <class Args>
+std::span<const TensorView> views_of(const Args& args) noexcept {
+  static_assert(sizeof(Args) % sizeof(TensorView) == 0);
+  return {reinterpret_cast<const TensorView*>(&args), sizeof(Args) / sizeof(TensorView)};
+}
+
 /// The typed pair every op offers is made of these two.
 template <class PlanType, class Problem>
 Result<PlanType> make_plan(const Op& op, const Problem& problem, const Device& device, const PlanOptions& options) noexcept {
@@ -133,8 +144,7 @@ Result<PlanType> make_plan(const Op& op, const Problem& problem, const Device& d
 template <class Args>
 Status run_plan(const Op& op, const AnyPlan& plan, const Args& args, const Workspace& workspace, Stream stream) noexcept {
   if (!plan || &plan.op() != op.spec) return Status::invalid("%s: the plan is empty or of another op", op.spec->name);
-  static_assert(sizeof(Args) % sizeof(TensorView) == 0);
-  return run_op(plan, {reinterpret_cast<const TensorView*>(&args), sizeof(Args) / sizeof(TensorView)}, workspace, stream);
+  return run_op(plan, views_of(args), workspace, stream);
 }
 
 }  // namespace fathom

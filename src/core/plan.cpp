@@ -187,6 +187,7 @@ WorkspaceSize AnyPlan::workspace_size() const noexcept {
   return {aligned(size.scratch), aligned(size.counters), aligned(size.schedule)};
 }
 const void* AnyPlan::problem_data() const noexcept { return data_->problem.data(); }
+std::span<const AnyPlan> AnyPlan::parts() const noexcept { return data_->prepared.parts; }
 
 Result<AnyPlan> plan_problem(const OpSpec& spec, const void* problem, const Device& device,
                              const PlanOptions& options) noexcept {
@@ -217,12 +218,16 @@ Result<AnyPlan> plan_op(std::string_view name, std::string_view text, const Devi
   });
 }
 
+Status check_run(const AnyPlan& plan, std::span<const TensorView> args, const Workspace& workspace) {
+  FATHOM_TRY(check_args(*plan.data(), args));
+  return check_workspace(*plan.data(), workspace);
+}
+
 Status run_op(const AnyPlan& plan, std::span<const TensorView> args, const Workspace& workspace, Stream stream) noexcept {
   if (!plan) return Status::invalid("run: the plan is empty");
   const PlanData& data = *plan.data();
   return guarded(data.op->spec->name, [&]() -> Status {
-    FATHOM_TRY(check_args(data, args));
-    FATHOM_TRY(check_workspace(data, workspace));
+    FATHOM_TRY(check_run(plan, args, workspace));
     return data.implementation->run(data.problem.data(), args.data(), RunContext{data.device, workspace, stream, data.prepared.state.get()});
   });
 }

@@ -30,11 +30,29 @@ bool is_integer(const ProblemField& field) noexcept {
   return field.kind == FieldKind::integer || field.kind == FieldKind::capacity;
 }
 
-const ProblemField* find_field(const ProblemSpec& spec, std::string_view name) noexcept {
+/// The first field of the group, or null.
+const ProblemField* find_group(const ProblemSpec& spec, std::string_view name) noexcept {
   for (const ProblemField& field : spec.fields) {
-    if (name == field.name) return &field;
+    if (field.group != nullptr && name == field.group) return &field;
   }
   return nullptr;
+}
+
+void set_group(const ProblemSpec& spec, std::string_view group, std::uint8_t value, void* problem) noexcept {
+  for (const ProblemField& field : spec.fields) {
+    if (field.group != nullptr && group == field.group) member<std::uint8_t>(problem, field) = value;
+  }
+}
+
+/// What most fields of the group hold; of equally many the default, then the smallest.
+std::uint8_t usual_value(const ProblemSpec& spec, const ProblemField& first, const void* problem) noexcept {
+  std::array<int, 256> count{};
+  for (const ProblemField& field : spec.fields) {
+    if (field.group != nullptr && std::string_view(field.group) == first.group) ++count[member<std::uint8_t>(problem, field)];
+  }
+  const auto most = static_cast<std::uint8_t>(std::max_element(count.begin(), count.end()) - count.begin());
+  const auto by_default = member<std::uint8_t>(spec.defaults, first);
+  return count[by_default] == count[most] ? by_default : most;
 }
 
 std::string joined(std::span<const char* const> words) {
@@ -43,14 +61,15 @@ std::string joined(std::span<const char* const> words) {
   return text;
 }
 
-Status set_value(const ProblemField& field, std::string_view value, void* problem) {
+/// `name` is the field's or its group's.
+Status set_value(const ProblemField& field, const char* name, std::string_view value, void* problem) {
   const std::string shown(value.substr(0, 64));
   const char* end = value.data() + value.size();
   if (is_integer(field)) {
     std::int64_t number = 0;
     const auto [stop, error] = std::from_chars(value.data(), end, number);
     if (error != std::errc() || stop != end || number < field.least || number > field.most) {
-      return Status::invalid("problem: %s is \"%s\", expected an integer from %lld to %lld", field.name, shown.c_str(),
+      return Status::invalid("problem: %s is \"%s\", expected an integer from %lld to %lld", name, shown.c_str(),
                              static_cast<long long>(field.least), static_cast<long long>(field.most));
     }
     member<std::int32_t>(problem, field) = static_cast<std::int32_t>(number);
@@ -60,7 +79,7 @@ Status set_value(const ProblemField& field, std::string_view value, void* proble
     float number = 0;
     const auto [stop, error] = std::from_chars(value.data(), end, number);
     if (error != std::errc() || stop != end || !std::isfinite(number)) {
-      return Status::invalid("problem: %s is \"%s\", expected a finite number", field.name, shown.c_str());
+      return Status::invalid("problem: %s is \"%s\", expected a finite number", name, shown.c_str());
     }
     member<float>(problem, field) = number;
     return {};
@@ -72,7 +91,7 @@ Status set_value(const ProblemField& field, std::string_view value, void* proble
       return {};
     }
   }
-  return Status::invalid("problem: %s is \"%s\", expected one of %s", field.name, shown.c_str(), joined(words).c_str());
+  return Status::invalid("problem: %s is \"%s\", expected one of %s", name, shown.c_str(), joined(words).c_str());
 }
 
 }  // namespace
@@ -84,6 +103,17 @@ std::span<const char* const> field_words(const ProblemField& field) noexcept {
     case FieldKind::word: return field.words;
     default: return {};
   }
+}
+
+std::vector<FieldGroup> field_groups(const ProblemSpec& spec) {
+  std::vector<FieldGroup> groups;
+  for (const ProblemField& field : spec.fields) {
+    if (field.group == nullptr) continue;
+    if (find_group(spec, field.group) == &field) groups.push_back({field.group, {}});
+    // A table names the fields of a group one after the other.
+    groups.back().fields += (groups.back().fields.empty() ? "" : ", ") + std::string(field.name);
+  }
+  return groups;
 }
 
 std::string field_text(const ProblemField& field, const void* problem) {
@@ -103,10 +133,17 @@ std::string field_text(const ProblemField& field, const void* problem) {
 
 std::string problem_text(const ProblemSpec& spec, const void* problem) {
   std::string text;
+  const auto add = [&](const char* name, const std::string& value) { text += (text.empty() ? "" : " ") + std::string(name) + "=" + value; };
+  std::vector<std::byte> said(spec.size);  // the problem that the text so far describes
+  std::memcpy(said.data(), spec.defaults, spec.size);
   for (const ProblemField& field : spec.fields) {
+    if (field.group != nullptr && find_group(spec, field.group) == &field) {
+      const std::string before = field_text(field, said.data());
+      set_group(spec, field.group, usual_value(spec, field, problem), said.data());
+      if (field_text(field, said.data()) != before) add(field.group, field_text(field, said.data()));
+    }
     const std::string value = field_text(field, problem);
-    if (value == field_text(field, spec.defaults)) continue;
-    text += (text.empty() ? "" : " ") + std::string(field.name) + "=" + value;
+    if (value != field_text(field, said.data())) add(field.name, value);
   }
   return text;
 }
@@ -119,7 +156,11 @@ Status parse_problem(const ProblemSpec& spec, std::string_view text, void* probl
     }
     std::vector<std::byte> parsed(spec.size);
     std::memcpy(parsed.data(), spec.defaults, spec.size);
-    std::vector<bool> seen(spec.fields.size());
+    struct Item {
+      std::string name;
+      std::string_view value;
+    };
+    std::vector<Item> items;
     std::size_t at = 0;
     while (true) {
       at = text.find_first_not_of(" \t\r\n", at);
@@ -129,16 +170,26 @@ Status parse_problem(const ProblemSpec& spec, std::string_view text, void* probl
       at = stop;
       const std::size_t equals = item.find('=');
       const std::string name(item.substr(0, std::min<std::size_t>(equals, 64)));
-      const ProblemField* field = find_field(spec, name);
-      if (equals == std::string_view::npos || field == nullptr) {
+      if (equals == std::string_view::npos || (find_field(spec, name) == nullptr && find_group(spec, name) == nullptr)) {
         std::string names;
-        for (const ProblemField& f : spec.fields) names += std::string(names.empty() ? "" : ", ") + f.name;
+        for (const FieldGroup& group : field_groups(spec)) names += std::string(group.name) + ", ";
+        for (const ProblemField& field : spec.fields) names += std::string(&field == spec.fields.data() ? "" : ", ") + field.name;
         return Status::invalid("problem: \"%s\" is not a field; write name=value with a name of %s", name.c_str(), names.c_str());
       }
-      const std::size_t index = static_cast<std::size_t>(field - spec.fields.data());
-      if (seen[index]) return Status::invalid("problem: %s is given twice", field->name);
-      seen[index] = true;
-      FATHOM_TRY(set_value(*field, item.substr(equals + 1), parsed.data()));
+      for (const Item& earlier : items) {
+        if (earlier.name == name) return Status::invalid("problem: %s is given twice", name.c_str());
+      }
+      items.push_back({name, item.substr(equals + 1)});
+    }
+    for (const Item& item : items) {
+      const ProblemField* first = find_group(spec, item.name);
+      if (first == nullptr) continue;
+      FATHOM_TRY(set_value(*first, first->group, item.value, parsed.data()));
+      set_group(spec, item.name, member<std::uint8_t>(parsed.data(), *first), parsed.data());
+    }
+    for (const Item& item : items) {
+      const ProblemField* field = find_field(spec, item.name);
+      if (field != nullptr) FATHOM_TRY(set_value(*field, field->name, item.value, parsed.data()));
     }
     std::memcpy(problem, parsed.data(), spec.size);
     return {};
@@ -165,6 +216,13 @@ Status check_problem(const ProblemSpec& spec, const char* op, const void* proble
     }
   }
   return {};
+}
+
+const ProblemField* find_field(const ProblemSpec& spec, std::string_view name) noexcept {
+  for (const ProblemField& field : spec.fields) {
+    if (name == field.name) return &field;
+  }
+  return nullptr;
 }
 
 std::int64_t problem_integer(const ProblemSpec& spec, const void* problem, std::string_view name) noexcept {

@@ -9,13 +9,6 @@ namespace {
 using detail::PlanData;
 using detail::ResolvedExtent;
 
-const ProblemField* find_field(const ProblemSpec& spec, std::string_view name) {
-  for (const ProblemField& field : spec.fields) {
-    if (name == field.name) return &field;
-  }
-  return nullptr;
-}
-
 std::int64_t digits(std::string_view text, std::size_t& at) {
   std::int64_t value = 0;
   while (at < text.size() && std::isdigit(static_cast<unsigned char>(text[at]))) value = value * 10 + (text[at++] - '0');
@@ -37,62 +30,76 @@ int group_of(std::vector<std::string>& groups, std::string_view name) {
   return static_cast<int>(groups.size()) - 1;
 }
 
-/// Reads one extent: factor {*factor} [/n].
-ResolvedExtent resolve_extent(std::string_view text, const PlanData& plan, std::vector<std::string>& groups) {
-  const ProblemSpec& problem = *plan.op->spec->problem;
-  ResolvedExtent extent;
-  extent.value = 1;
+/// One extent, read: factor {*factor} [/n].
+struct ExtentText {
+  std::int64_t number = 1;  ///< its numbers multiplied
+  std::vector<std::string_view> words;
+  std::int64_t divisor = 1;
+
+  std::int64_t of(std::int64_t product) const noexcept { return (product + divisor - 1) / divisor; }
+};
+
+Result<ExtentText> read_extent(std::string_view text) {
+  ExtentText extent;
   std::size_t at = 0;
-  while (at < text.size()) {
-    const char c = text[at];
-    if (c == '*') {
-      ++at;
-    } else if (c == '/') {
-      ++at;
-      const std::int64_t divisor = digits(text, at);
-      extent.value = (extent.value + divisor - 1) / divisor;
-    } else if (std::isdigit(static_cast<unsigned char>(c))) {
-      extent.value *= digits(text, at);
+  const auto refuse = [&] {
+    return Status::invalid("shape: \"%s\" is no extent, expected factor*factor/n", std::string(text.substr(0, 64)).c_str());
+  };
+  do {
+    if (at > 0) ++at;  // past '*'
+    if (at < text.size() && std::isdigit(static_cast<unsigned char>(text[at]))) {
+      extent.number *= digits(text, at);
     } else {
-      const std::string_view word = word_at(text, at);
-      const ProblemField* field = find_field(problem, word);
-      if (field == nullptr || field->kind == FieldKind::capacity) {
-        extent.kind = field == nullptr ? ResolvedExtent::Kind::free : ResolvedExtent::Kind::capacity;
-        extent.group = group_of(groups, word);
-      }
-      if (field != nullptr) extent.value *= problem_integer(problem, plan.problem.data(), word);
+      extent.words.push_back(word_at(text, at));
+      if (extent.words.back().empty()) return refuse();
     }
-  }
+  } while (at < text.size() && text[at] == '*');
+  if (at < text.size() && text[at] == '/') extent.divisor = digits(text, ++at);
+  if (at < text.size() || extent.divisor < 1) return refuse();
   return extent;
 }
 
-std::uint32_t resolve_dtypes(std::string_view text, const PlanData& plan) {
-  std::uint32_t dtypes = 0;
+Result<ResolvedExtent> resolve_extent(std::string_view text, const PlanData& plan, std::vector<std::string>& groups) {
+  const ProblemSpec& problem = *plan.op->spec->problem;
+  FATHOM_ASSIGN(const ExtentText read, read_extent(text));
+  ResolvedExtent extent;
+  extent.value = read.number;
+  for (const std::string_view word : read.words) {
+    const ProblemField* field = find_field(problem, word);
+    if (field == nullptr || field->kind == FieldKind::capacity) {
+      extent.kind = field == nullptr ? ResolvedExtent::Kind::free : ResolvedExtent::Kind::capacity;
+      extent.group = group_of(groups, word);
+    }
+    if (field != nullptr) extent.value *= problem_integer(problem, plan.problem.data(), word);
+  }
+  extent.value = read.of(extent.value);
+  return extent;
+}
+
+/// Calls visit(dtype) for each type that "f32|$field" allows.
+template <class Visit>
+void for_each_dtype(std::string_view text, const ProblemSpec& problem, const void* values, Visit&& visit) {
   while (!text.empty()) {
     const std::size_t bar = std::min(text.find('|'), text.size());
     const std::string_view word = text.substr(0, bar);
     text.remove_prefix(std::min(bar + 1, text.size()));
-    if (word.front() != '$') {
-      if (const auto dtype = dtype_from(word)) dtypes |= 1u << static_cast<int>(*dtype);
-      continue;
+    if (!word.starts_with('$')) {
+      if (const auto dtype = dtype_from(word)) visit(*dtype);
+    } else if (const ProblemField* field = find_field(problem, word.substr(1))) {
+      const auto value = static_cast<const std::uint8_t*>(values)[field->offset];
+      visit(field->kind == FieldKind::numerics ? activation_dtype(static_cast<Numerics>(value)) : static_cast<DType>(value));
     }
-    const ProblemField* field = find_field(*plan.op->spec->problem, word.substr(1));
-    if (field == nullptr) continue;
-    const auto value = static_cast<std::uint8_t>(plan.problem[field->offset]);
-    const DType dtype = field->kind == FieldKind::numerics ? activation_dtype(static_cast<Numerics>(value)) : static_cast<DType>(value);
-    dtypes |= 1u << static_cast<int>(dtype);
   }
-  return dtypes;
 }
 
-template <class Visit>
-void for_each_extent(const char* shape, Visit&& visit) {
-  std::string_view text = shape;
-  while (!text.empty()) {
-    const std::size_t blank = std::min(text.find(' '), text.size());
-    if (blank > 0) visit(text.substr(0, blank));
-    text.remove_prefix(std::min(blank + 1, text.size()));
+std::vector<std::string_view> extents_of(std::string_view shape) {
+  std::vector<std::string_view> extents;
+  while (!shape.empty()) {
+    const std::size_t blank = std::min(shape.find(' '), shape.size());
+    if (blank > 0) extents.push_back(shape.substr(0, blank));
+    shape.remove_prefix(std::min(blank + 1, shape.size()));
   }
+  return extents;
 }
 
 }  // namespace
@@ -101,11 +108,13 @@ Status resolve_args(PlanData& plan) {
   std::vector<std::string> groups;
   for (const ArgSpec& spec : plan.op->spec->args) {
     detail::ResolvedArg resolved;
-    resolved.dtypes = resolve_dtypes(spec.dtypes, plan);
-    for_each_extent(spec.shape, [&](std::string_view text) {
-      if (resolved.rank < TensorView::kMaxRank) resolved.extents[resolved.rank] = resolve_extent(text, plan, groups);
+    for_each_dtype(spec.dtypes, *plan.op->spec->problem, plan.problem.data(),
+                   [&](DType dtype) { resolved.dtypes |= 1u << static_cast<int>(dtype); });
+    for (const std::string_view text : extents_of(spec.shape)) {
+      FATHOM_ASSIGN(const ResolvedExtent extent, resolve_extent(text, plan, groups));
+      if (resolved.rank < TensorView::kMaxRank) resolved.extents[resolved.rank] = extent;
       ++resolved.rank;
-    });
+    }
     if (resolved.rank > TensorView::kMaxRank || resolved.dtypes == 0 || groups.size() > detail::kMostExtentGroups) {
       return Status::invalid("%s: the contract of %s is beyond what plans can hold", plan.op->spec->name, spec.name);
     }
@@ -132,7 +141,7 @@ std::string expected_shape(const ArgSpec& spec, const detail::ResolvedArg& resol
                            std::span<const std::int64_t> bound) {
   std::string text = "[";
   int i = 0;
-  for_each_extent(spec.shape, [&](std::string_view name) {
+  for (const std::string_view name : extents_of(spec.shape)) {
     const ResolvedExtent& extent = resolved.extents[i++];
     text += (text.size() > 1 ? ", " : "") + std::string(name);
     if (extent.kind == ResolvedExtent::Kind::fixed) {
@@ -141,8 +150,36 @@ std::string expected_shape(const ArgSpec& spec, const detail::ResolvedArg& resol
       text += "=" + std::to_string(bound[extent.group]);
     }
     if (extent.kind == ResolvedExtent::Kind::capacity) text += " (at most " + std::to_string(extent.value) + ")";
-  });
+  }
   return text + "]";
+}
+
+Result<std::vector<std::int64_t>> arg_shape(const OpSpec& op, const void* problem, const ArgSpec& arg, const Extents& extents) noexcept {
+  return guarded(op.name, [&]() -> Result<std::vector<std::int64_t>> {
+    std::vector<std::int64_t> shape;
+    for (const std::string_view text : extents_of(arg.shape)) {
+      FATHOM_ASSIGN(const ExtentText read, read_extent(text));
+      std::int64_t product = read.number;
+      for (const std::string_view word : read.words) {
+        const auto given = extents.find(word);
+        const std::int64_t value = given != extents.end() ? given->second : problem_integer(*op.problem, problem, word);
+        if (value < 0) {
+          return Status::invalid("%s: the extent \"%s\" of %s has no value", op.name, std::string(word).c_str(), arg.name);
+        }
+        product *= value;
+      }
+      shape.push_back(read.of(product));
+    }
+    return shape;
+  });
+}
+
+Result<std::vector<DType>> arg_dtypes(const OpSpec& op, const void* problem, const ArgSpec& arg) noexcept {
+  return guarded(op.name, [&]() -> Result<std::vector<DType>> {
+    std::vector<DType> dtypes;
+    for_each_dtype(arg.dtypes, *op.problem, problem, [&](DType dtype) { dtypes.push_back(dtype); });
+    return dtypes;
+  });
 }
 
 }  // namespace fathom

@@ -15,8 +15,8 @@ constexpr ProblemField kFields[] = {
     {offsetof(IndexQueryProblem, index_dim), FieldKind::integer, "index_dim", "elements of an index head, a power of two", 2, 1024},
     {offsetof(IndexQueryProblem, rope_dim), FieldKind::integer, "rope_dim", "rotated elements, the last of a head", 0, 1024},
     {offsetof(IndexQueryProblem, numerics), FieldKind::numerics, "numerics", "exact: f32 activations; served: bf16"},
-    {offsetof(IndexQueryProblem, weight_dtype), FieldKind::dtype, "weight_dtype", "of wq_b: f32, bf16 or e4m3"},
-    {offsetof(IndexQueryProblem, proj_dtype), FieldKind::dtype, "proj_dtype", "of weights_proj: f32 or bf16"},
+    {offsetof(IndexQueryProblem, wq_b_dtype), FieldKind::dtype, "wq_b_dtype", "f32, bf16 or e4m3", 0, 0, {}, "weight_dtype"},
+    {offsetof(IndexQueryProblem, weights_proj_dtype), FieldKind::dtype, "weights_proj_dtype", "f32 or bf16"},
     {offsetof(IndexQueryProblem, format), FieldKind::word, "format", "of the keys the queries will meet", 0, 0, kCacheFormatWords},
 };
 constexpr IndexQueryProblem kDefaults;
@@ -28,8 +28,8 @@ constexpr OpSpec kSpec{"index_query", "index", "Turn the query latent and hidden
 
 Status validate(const void* opaque) {
   const auto& problem = *static_cast<const IndexQueryProblem*>(opaque);
-  FATHOM_TRY(check_weight_dtype("index_query", "weight_dtype", problem.weight_dtype));
-  FATHOM_TRY(check_float("index_query", "proj_dtype", problem.proj_dtype));
+  FATHOM_TRY(check_weight_dtype("index_query", "wq_b_dtype", problem.wq_b_dtype));
+  FATHOM_TRY(check_float("index_query", "weights_proj_dtype", problem.weights_proj_dtype));
   FATHOM_TRY(check_rope_dim("index_query", problem.rope_dim, problem.index_dim));
   if ((problem.index_dim & (problem.index_dim - 1)) != 0) {
     return Status::invalid("index_query: index_dim is %d, expected a power of two", problem.index_dim);
@@ -40,7 +40,7 @@ Status validate(const void* opaque) {
 Status check(const void* opaque, const void* opaque_args) {
   const auto& problem = *static_cast<const IndexQueryProblem*>(opaque);
   const auto& args = *static_cast<const IndexQueryArgs*>(opaque_args);
-  FATHOM_TRY(check_scale("index_query", "wq_b_scale", problem.weight_dtype, args.wq_b_scale));
+  FATHOM_TRY(check_scale("index_query", "wq_b_scale", problem.wq_b_dtype, args.wq_b_scale));
   return check_query("index_query", problem.format, args.q, args.q_scale);
 }
 

@@ -78,13 +78,13 @@ void finish_head(const IndexQueryProblem& problem, const IndexQueryArgs& args, c
 Result<Prepared> prepare_index_query_cpu(const IndexQueryProblem& problem, const Device& device, const PlanOptions& options) {
   const std::int64_t width = std::int64_t{problem.index_heads} * problem.index_dim;
   auto linears = std::make_shared<Linears>();
-  FATHOM_ASSIGN(linears->wq_b, plan_linear(projection(problem.numerics, problem.weight_dtype, wide_tile(problem), problem.q_rank, width),
+  FATHOM_ASSIGN(linears->wq_b, plan_linear(projection(problem.numerics, problem.wq_b_dtype, wide_tile(problem), problem.q_rank, width),
                                            device, nested(options)));
-  FATHOM_ASSIGN(linears->weights, plan_linear(projection(problem.numerics, problem.proj_dtype, problem.num_tokens, problem.hidden_size,
+  FATHOM_ASSIGN(linears->weights, plan_linear(projection(problem.numerics, problem.weights_proj_dtype, problem.num_tokens, problem.hidden_size,
                                                          problem.index_heads), device, nested(options)));
   Scratch scratch;
   lay_out(problem, device, *linears, scratch);
-  return Prepared{{.scratch = scratch.used()}, std::move(linears)};
+  return Prepared{{.scratch = scratch.used()}, linears, {linears->wq_b, linears->weights}};
 }
 
 Status index_query_cpu(const IndexQueryProblem& problem, const IndexQueryArgs& args, const RunContext& context) {

@@ -9,16 +9,7 @@
 namespace fathom {
 namespace {
 
-/// The stages' plans; those the layer kind lacks stay empty.
-struct Stages {
-  ProjectPlan project;
-  CompressPlan compress, compress_index;
-  IndexQueryPlan index_query;
-  IndexPlan index;
-  AttendPlan attend;
-  OutputPlan output;
-};
-
+bool in_every_layer(const LayerProblem&) { return true; }
 bool has_entries(const LayerProblem& problem) { return problem.compress_ratio > 0; }
 bool has_index(const LayerProblem& problem) { return problem.compress_ratio == 4; }
 
@@ -28,7 +19,7 @@ struct Pieces {
   Workspace stage;
 };
 
-Pieces lay_out(const LayerProblem& problem, const Stages& stages, std::int64_t num_tokens, Scratch& scratch) {
+Pieces lay_out(const LayerProblem& problem, std::span<const LayerStage> stages, std::int64_t num_tokens, Scratch& scratch) {
   const DType activation = activation_dtype(problem.numerics);
   // Room for the plan's capacity, shaped for the tokens that came.
   const auto take = [&](DType dtype, std::initializer_list<std::int64_t> row) {
@@ -49,36 +40,133 @@ Pieces lay_out(const LayerProblem& problem, const Stages& stages, std::int64_t n
     pieces.index_weights = take(DType::f32, {problem.index_heads});
     pieces.topk_indices = take(DType::i32, {problem.index_topk});
   }
-  pieces.stage = scratch.take_workspace(largest({&stages.project, &stages.compress, &stages.compress_index, &stages.index_query,
-                                                 &stages.index, &stages.attend, &stages.output}));
+  WorkspaceSize largest_stage;
+  for (const LayerStage& stage : stages) largest_stage.scratch = std::max(largest_stage.scratch, stage.plan.workspace_size().scratch);
+  pieces.stage = scratch.take_workspace(largest_stage);
   return pieces;
 }
 
-CompressProblem compress_problem(const LayerProblem& problem, bool for_index) {
+/// One run of a layer, as its stages see it.
+struct Step {
+  const LayerProblem& problem;
+  const LayerArgs& args;
+  Pieces pieces;
+  Stream stream;
+};
+
+// ---- the stages: how each is planned and run -------------------------------------------------------------------------
+
+template <class StagePlan>
+Result<AnyPlan> any_plan(Result<StagePlan> plan) {
+  if (!plan.ok()) return plan.status();
+  return AnyPlan(std::move(plan).value());
+}
+
+Result<AnyPlan> plan_queries_and_window(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+  return any_plan(plan_project({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .num_heads = problem.num_heads,
+                                .head_dim = problem.head_dim, .rope_dim = problem.rope_dim, .q_rank = problem.q_rank,
+                                .numerics = problem.numerics, .wq_a_dtype = problem.wq_a_dtype, .wq_b_dtype = problem.wq_b_dtype,
+                                .wkv_dtype = problem.wkv_dtype, .window_format = problem.window_format, .window_page_size = problem.window_page_size,
+                                .norm_eps = problem.norm_eps}, device, options));
+}
+
+Status run_queries_and_window(const AnyPlan& plan, const Step& step) {
+  const LayerWeights& w = step.args.weights;
+  const Batch& batch = step.args.batch;
+  return project(ProjectPlan(plan),
+                 {step.args.x, w.wq_a, w.wq_a_scale, w.q_norm, w.wq_b, w.wq_b_scale, w.wkv, w.wkv_scale, w.kv_norm, step.args.rope_table,
+                  batch.positions, batch.window_slots, step.args.caches.window, step.pieces.q_latent, step.pieces.q},
+                 step.pieces.stage, step.stream);
+}
+
+CompressProblem compress_problem(const LayerProblem& problem) {
   return {.num_tokens = problem.num_tokens,
           .num_seqs = problem.num_seqs,
           .hidden_size = problem.hidden_size,
-          .dim = for_index ? problem.index_dim : problem.head_dim,
+          .dim = problem.head_dim,
           .rope_dim = problem.rope_dim,
           .ratio = problem.compress_ratio,
           .overlap = has_index(problem) ? 1 : 0,
-          .hadamard = for_index ? 1 : 0,
           .numerics = problem.numerics,
           .weight_dtype = problem.compress_weight_dtype,
-          .format = for_index ? problem.index_format : problem.entries_format,
-          .page_size = for_index ? problem.index_page_size : problem.entries_page_size,
-          .state_page_size = for_index ? problem.index_state_page_size : problem.state_page_size,
+          .format = problem.entries_format,
+          .page_size = problem.entries_page_size,
+          .state_page_size = problem.state_page_size,
           .norm_eps = problem.norm_eps};
 }
 
-AttendProblem attend_problem(const LayerProblem& problem) {
-  const DType activation = activation_dtype(problem.numerics);
+Result<AnyPlan> plan_entries(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+  return any_plan(plan_compress(compress_problem(problem), device, options));
+}
+
+Status run_entries(const AnyPlan& plan, const Step& step) {
+  const LayerWeights& w = step.args.weights;
+  const Batch& batch = step.args.batch;
+  return compress(CompressPlan(plan),
+                  {step.args.x, w.compress_wkv, w.compress_wgate, w.compress_ape, w.compress_norm, step.args.rope_table, batch.positions,
+                   batch.seq_ids, batch.entry_slots, batch.state_slots, batch.state_table, step.args.caches.state, step.args.caches.entries},
+                  step.pieces.stage, step.stream);
+}
+
+Result<AnyPlan> plan_index_keys(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+  CompressProblem keys = compress_problem(problem);
+  keys.dim = problem.index_dim;
+  keys.hadamard = 1;
+  keys.format = problem.index_format;
+  keys.page_size = problem.index_page_size;
+  keys.state_page_size = problem.index_state_page_size;
+  return any_plan(plan_compress(keys, device, options));
+}
+
+Status run_index_keys(const AnyPlan& plan, const Step& step) {
+  const LayerWeights& w = step.args.weights;
+  const Batch& batch = step.args.batch;
+  return compress(CompressPlan(plan),
+                  {step.args.x, w.index_wkv, w.index_wgate, w.index_ape, w.index_norm, step.args.rope_table, batch.positions, batch.seq_ids,
+                   batch.index_slots, batch.index_state_slots, batch.index_state_table, step.args.caches.index_state,
+                   step.args.caches.index_keys},
+                  step.pieces.stage, step.stream);
+}
+
+Result<AnyPlan> plan_index_queries(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+  return any_plan(plan_index_query({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .q_rank = problem.q_rank,
+                                    .index_heads = problem.index_heads, .index_dim = problem.index_dim, .rope_dim = problem.rope_dim,
+                                    .numerics = problem.numerics, .wq_b_dtype = problem.index_wq_b_dtype,
+                                    .weights_proj_dtype = problem.compress_weight_dtype, .format = problem.index_format}, device, options));
+}
+
+Status run_index_queries(const AnyPlan& plan, const Step& step) {
+  const LayerWeights& w = step.args.weights;
+  const Pieces& pieces = step.pieces;
+  return index_query(IndexQueryPlan(plan),
+                     {step.args.x, pieces.q_latent, w.index_wq_b, w.index_wq_b_scale, w.index_weights_proj, step.args.rope_table,
+                      step.args.batch.positions, pieces.index_q, pieces.index_q_scale, pieces.index_weights},
+                     pieces.stage, step.stream);
+}
+
+Result<AnyPlan> plan_picks(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+  return any_plan(plan_index({.num_tokens = problem.num_tokens, .num_seqs = problem.num_seqs, .index_heads = problem.index_heads,
+                              .index_dim = problem.index_dim, .topk = problem.index_topk, .compress_ratio = problem.compress_ratio,
+                              .format = problem.index_format, .page_size = problem.index_page_size,
+                              .entries_page_size = problem.entries_page_size, .max_entries = problem.max_entries}, device, options));
+}
+
+Status run_picks(const AnyPlan& plan, const Step& step) {
+  const Pieces& pieces = step.pieces;
+  const Batch& batch = step.args.batch;
+  return index(IndexPlan(plan),
+               {pieces.index_q, pieces.index_q_scale, pieces.index_weights, step.args.caches.index_keys, batch.index_table,
+                batch.entries_table, batch.positions, batch.seq_ids, step.args.topk_entries, pieces.topk_indices, step.args.index_scores},
+               pieces.stage, step.stream);
+}
+
+Result<AnyPlan> plan_attention(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
   AttendProblem attend;
   attend.num_tokens = problem.num_tokens;
   attend.num_seqs = problem.num_seqs;
   attend.num_heads = problem.num_heads;
   attend.head_dim = attend.value_dim = problem.head_dim;
-  attend.q_dtype = attend.out_dtype = activation;
+  attend.q_dtype = attend.out_dtype = activation_dtype(problem.numerics);
   attend.softmax_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(problem.head_dim)));
   attend.window_rows = RowsBy::range;
   attend.window_format = problem.window_format;
@@ -88,111 +176,112 @@ AttendProblem attend_problem(const LayerProblem& problem) {
   attend.entries_format = problem.entries_format;
   attend.entries_page_size = problem.entries_page_size;
   attend.entries_width = has_index(problem) ? problem.index_topk : has_entries(problem) ? problem.max_entries : 0;
-  return attend;
+  return any_plan(plan_attend(attend, device, options));
 }
 
-Status run_compress(const LayerProblem& problem, const LayerArgs& args, const Stages& stages, const Workspace& workspace, Stream stream) {
-  const LayerWeights& w = args.weights;
-  const Batch& batch = args.batch;
-  if (has_entries(problem)) {
-    FATHOM_TRY(compress(stages.compress,
-                        {args.x, w.compress_wkv, w.compress_wgate, w.compress_ape, w.compress_norm, args.rope_table, batch.positions,
-                         batch.seq_ids, batch.entry_slots, batch.state_slots, batch.state_table, args.caches.state, args.caches.entries},
-                        workspace, stream));
-  }
-  if (!has_index(problem)) return {};
-  return compress(stages.compress_index,
-                  {args.x, w.index_wkv, w.index_wgate, w.index_ape, w.index_norm, args.rope_table, batch.positions, batch.seq_ids,
-                   batch.index_slots, batch.index_state_slots, batch.index_state_table, args.caches.index_state, args.caches.index_keys},
-                  workspace, stream);
-}
-
-Status run_index(const LayerProblem& problem, const LayerArgs& args, const Stages& stages, const Pieces& pieces, Stream stream) {
-  if (!has_index(problem)) return {};
-  const LayerWeights& w = args.weights;
-  const Batch& batch = args.batch;
-  FATHOM_TRY(index_query(stages.index_query,
-                         {args.x, pieces.q_latent, w.index_wq_b, w.index_wq_b_scale, w.index_weights_proj, args.rope_table,
-                          batch.positions, pieces.index_q, pieces.index_q_scale, pieces.index_weights},
-                         pieces.stage, stream));
-  return index(stages.index,
-               {pieces.index_q, pieces.index_q_scale, pieces.index_weights, args.caches.index_keys, batch.index_table, batch.entries_table,
-                batch.positions, batch.seq_ids, args.topk_entries, pieces.topk_indices, args.index_scores},
-               pieces.stage, stream);
-}
-
-Status run_attend(const LayerProblem& problem, const LayerArgs& args, const Stages& stages, const Pieces& pieces,
-                  const TensorView& attn_out, Stream stream) {
+Status run_attention(const AnyPlan& plan, const Step& step) {
+  const LayerArgs& args = step.args;
   const Batch& batch = args.batch;
   AttendArgs attend_args;
-  attend_args.q = pieces.q;
+  attend_args.q = step.pieces.q;
   attend_args.seq_ids = batch.seq_ids;
   attend_args.window = {args.caches.window, {}, {}, batch.window_begin, batch.window_end, batch.window_table};
-  if (has_index(problem)) {
-    attend_args.entries = {args.caches.entries, pieces.topk_indices, {}, {}, {}, {}};
-  } else if (has_entries(problem)) {
+  if (has_index(step.problem)) {
+    attend_args.entries = {args.caches.entries, step.pieces.topk_indices, {}, {}, {}, {}};
+  } else if (has_entries(step.problem)) {
     attend_args.entries = {args.caches.entries, {}, {}, {}, batch.num_visible, batch.entries_table};
   }
   attend_args.attn_sink = args.weights.attn_sink;
-  attend_args.out = attn_out;
-  return attend(stages.attend, attend_args, pieces.stage, stream);
+  attend_args.out = step.pieces.attn_out;
+  return attend(AttendPlan(plan), attend_args, step.pieces.stage, step.stream);
 }
+
+Result<AnyPlan> plan_projection_back(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+  return any_plan(plan_output({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .num_heads = problem.num_heads,
+                               .head_dim = problem.head_dim, .rope_dim = problem.rope_dim, .output_groups = problem.output_groups,
+                               .output_rank = problem.output_rank, .numerics = problem.numerics, .wo_a_dtype = problem.wo_a_dtype,
+                               .wo_b_dtype = problem.wo_b_dtype, .out_dtype = problem.out_dtype}, device, options));
+}
+
+Status run_projection_back(const AnyPlan& plan, const Step& step) {
+  const LayerWeights& w = step.args.weights;
+  return output(OutputPlan(plan),
+                {step.pieces.attn_out, step.args.rope_table, step.args.batch.positions, w.wo_a, w.wo_a_scale, w.wo_b, w.wo_b_scale,
+                 step.args.out},
+                step.pieces.stage, step.stream);
+}
+
+// ---- the order ---------------------------------------------------------------------------------------------------------
+
+struct StageKind {
+  const char* title;
+  bool (*is_in)(const LayerProblem& problem);
+  Result<AnyPlan> (*plan)(const LayerProblem& problem, const Device& device, const PlanOptions& options);
+  Status (*run)(const AnyPlan& plan, const Step& step);
+};
+constexpr StageKind kStages[] = {
+    {"project", in_every_layer, plan_queries_and_window, run_queries_and_window},
+    {"compress (entries)", has_entries, plan_entries, run_entries},
+    {"compress (index keys)", has_index, plan_index_keys, run_index_keys},
+    {"index_query", has_index, plan_index_queries, run_index_queries},
+    {"index", has_index, plan_picks, run_picks},
+    {"attend", in_every_layer, plan_attention, run_attention},
+    {"output", in_every_layer, plan_projection_back, run_projection_back},
+};
+
+/// The stages that a planned layer has: what is shown of them, and how each runs.
+struct Stages {
+  std::vector<LayerStage> planned;
+  std::vector<Status (*)(const AnyPlan& plan, const Step& step)> run;
+};
+
+/// Runs stages [first, first + count).
+Status run_stages(const LayerProblem& problem, const LayerArgs& args, const RunContext& context, std::size_t first, std::size_t count) {
+  const auto& stages = *static_cast<const Stages*>(context.state);
+  Scratch scratch(context.workspace.scratch);
+  Step step{problem, args, lay_out(problem, stages.planned, args.x.shape[0], scratch), context.stream};
+  if (!args.attn_out.is_absent()) step.pieces.attn_out = args.attn_out;
+  for (std::size_t i = first; i < first + count; ++i) FATHOM_TRY(stages.run[i](stages.planned[i].plan, step));
+  return {};
+}
+
+bool is_layer_plan(const AnyPlan& plan) { return plan && &plan.op() == layer_op().spec; }
 
 }  // namespace
 
 Result<Prepared> prepare_layer(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
   auto stages = std::make_shared<Stages>();
-  const PlanOptions inner = nested(options);
-  FATHOM_ASSIGN(stages->project, plan_project({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size,
-                                               .num_heads = problem.num_heads, .head_dim = problem.head_dim, .rope_dim = problem.rope_dim,
-                                               .q_rank = problem.q_rank, .numerics = problem.numerics, .weight_dtype = problem.weight_dtype,
-                                               .window_format = problem.window_format, .window_page_size = problem.window_page_size,
-                                               .norm_eps = problem.norm_eps}, device, inner));
-  if (has_entries(problem)) {
-    FATHOM_ASSIGN(stages->compress, plan_compress(compress_problem(problem, false), device, inner));
+  for (const StageKind& kind : kStages) {
+    if (!kind.is_in(problem)) continue;
+    FATHOM_ASSIGN(AnyPlan plan, kind.plan(problem, device, nested(options)));
+    stages->planned.push_back({kind.title, std::move(plan)});
+    stages->run.push_back(kind.run);
   }
-  if (has_index(problem)) {
-    FATHOM_ASSIGN(stages->compress_index, plan_compress(compress_problem(problem, true), device, inner));
-    FATHOM_ASSIGN(stages->index_query, plan_index_query({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size,
-                                                         .q_rank = problem.q_rank, .index_heads = problem.index_heads,
-                                                         .index_dim = problem.index_dim, .rope_dim = problem.rope_dim,
-                                                         .numerics = problem.numerics, .weight_dtype = problem.weight_dtype,
-                                                         .proj_dtype = problem.compress_weight_dtype, .format = problem.index_format},
-                                                        device, inner));
-    FATHOM_ASSIGN(stages->index, plan_index({.num_tokens = problem.num_tokens, .num_seqs = problem.num_seqs,
-                                             .index_heads = problem.index_heads, .index_dim = problem.index_dim, .topk = problem.index_topk,
-                                             .compress_ratio = problem.compress_ratio, .format = problem.index_format,
-                                             .page_size = problem.index_page_size, .entries_page_size = problem.entries_page_size,
-                                             .max_entries = problem.max_entries}, device, inner));
-  }
-  FATHOM_ASSIGN(stages->attend, plan_attend(attend_problem(problem), device, inner));
-  FATHOM_ASSIGN(stages->output, plan_output({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size,
-                                             .num_heads = problem.num_heads, .head_dim = problem.head_dim, .rope_dim = problem.rope_dim,
-                                             .output_groups = problem.output_groups, .output_rank = problem.output_rank,
-                                             .numerics = problem.numerics, .wo_a_dtype = problem.wo_a_dtype,
-                                             .wo_b_dtype = problem.weight_dtype, .out_dtype = problem.out_dtype}, device, inner));
   Scratch scratch;
-  lay_out(problem, *stages, problem.num_tokens, scratch);
-  return Prepared{{.scratch = scratch.used()}, std::move(stages)};
+  lay_out(problem, stages->planned, problem.num_tokens, scratch);
+  std::vector<AnyPlan> parts;
+  for (const LayerStage& stage : stages->planned) parts.push_back(stage.plan);
+  return Prepared{{.scratch = scratch.used()}, std::move(stages), std::move(parts)};
 }
 
 Status run_layer(const LayerProblem& problem, const LayerArgs& args, const RunContext& context) {
-  const auto& stages = *static_cast<const Stages*>(context.state);
-  Scratch scratch(context.workspace.scratch);
-  const Pieces pieces = lay_out(problem, stages, args.x.shape[0], scratch);
-  const TensorView attn_out = args.attn_out.is_absent() ? pieces.attn_out : args.attn_out;
-  const LayerWeights& w = args.weights;
-  const Batch& batch = args.batch;
+  return run_stages(problem, args, context, 0, static_cast<const Stages*>(context.state)->run.size());
+}
 
-  FATHOM_TRY(project(stages.project,
-                     {args.x, w.wq_a, w.wq_a_scale, w.q_norm, w.wq_b, w.wq_b_scale, w.wkv, w.wkv_scale, w.kv_norm, args.rope_table,
-                      batch.positions, batch.window_slots, args.caches.window, pieces.q_latent, pieces.q},
-                     pieces.stage, context.stream));
-  FATHOM_TRY(run_compress(problem, args, stages, pieces.stage, context.stream));
-  FATHOM_TRY(run_index(problem, args, stages, pieces, context.stream));
-  FATHOM_TRY(run_attend(problem, args, stages, pieces, attn_out, context.stream));
-  return output(stages.output, {attn_out, args.rope_table, batch.positions, w.wo_a, w.wo_a_scale, w.wo_b, w.wo_b_scale, args.out},
-                pieces.stage, context.stream);
+std::span<const LayerStage> layer_stages(const LayerPlan& plan) noexcept {
+  if (!is_layer_plan(plan)) return {};
+  return static_cast<const Stages*>(plan.data()->prepared.state.get())->planned;
+}
+
+Status run_layer_stage(const LayerPlan& plan, std::size_t stage, const LayerArgs& args, const Workspace& workspace,
+                       Stream stream) noexcept {
+  const std::size_t count = layer_stages(plan).size();
+  if (stage >= count) return Status::invalid("layer: stage is %zu, expected one of the plan's %zu", stage, count);
+  return guarded("layer", [&]() -> Status {
+    FATHOM_TRY(check_run(plan, views_of(args), workspace));
+    const detail::PlanData& data = *plan.data();
+    return run_stages(plan.problem(), args, {data.device, workspace, stream, data.prepared.state.get()}, stage, 1);
+  });
 }
 
 }  // namespace fathom

@@ -7,6 +7,8 @@
 
 namespace fathom {
 
+const Op& layer_op() noexcept;
+
 /// Arguments that the layer kind needs are there, and sizes that shapes cannot say agree. All of it before any stage
 /// runs, because a stage that has run has written its cache.
 Status check_layer(const LayerProblem& problem, const LayerArgs& args);

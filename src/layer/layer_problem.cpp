@@ -9,6 +9,7 @@ namespace {
 
 #define FATHOM_PAGE_SIZE(NAME, DOC) \
   {offsetof(LayerProblem, NAME), FieldKind::integer, #NAME, DOC, 1, kMaxPageSize}
+#define FATHOM_WEIGHT_DTYPE(NAME, DOC) {offsetof(LayerProblem, NAME), FieldKind::dtype, #NAME, DOC, 0, 0, {}, "weight_dtype"}
 constexpr ProblemField kFields[] = {
     {offsetof(LayerProblem, num_tokens), FieldKind::capacity, "num_tokens", "tokens of a step, at most", 0, kMaxTokens},
     {offsetof(LayerProblem, num_seqs), FieldKind::capacity, "num_seqs", "sequences of a step, at most", 0, kMaxSeqs},
@@ -26,8 +27,12 @@ constexpr ProblemField kFields[] = {
     {offsetof(LayerProblem, index_topk), FieldKind::integer, "index_topk", "CSA: entries kept per query", 1, 1 << 20},
     {offsetof(LayerProblem, max_entries), FieldKind::integer, "max_entries", "most entries of a sequence", 0, kMaxEntries},
     {offsetof(LayerProblem, numerics), FieldKind::numerics, "numerics", "exact: f32 activations; served: bf16"},
-    {offsetof(LayerProblem, weight_dtype), FieldKind::dtype, "weight_dtype", "of the projections but wo_a: f32, bf16 or e4m3"},
-    {offsetof(LayerProblem, wo_a_dtype), FieldKind::dtype, "wo_a_dtype", "of wo_a: f32, bf16 or e4m3"},
+    FATHOM_WEIGHT_DTYPE(wq_a_dtype, "f32, bf16 or e4m3"),
+    FATHOM_WEIGHT_DTYPE(wq_b_dtype, "f32, bf16 or e4m3"),
+    FATHOM_WEIGHT_DTYPE(wkv_dtype, "f32, bf16 or e4m3"),
+    FATHOM_WEIGHT_DTYPE(wo_a_dtype, "f32, bf16 or e4m3"),
+    FATHOM_WEIGHT_DTYPE(wo_b_dtype, "f32, bf16 or e4m3"),
+    FATHOM_WEIGHT_DTYPE(index_wq_b_dtype, "CSA: f32, bf16 or e4m3"),
     {offsetof(LayerProblem, compress_weight_dtype), FieldKind::dtype, "compress_weight_dtype", "of the compressors: f32 or bf16"},
     {offsetof(LayerProblem, out_dtype), FieldKind::dtype, "out_dtype", "f32 or bf16"},
     {offsetof(LayerProblem, window_format), FieldKind::word, "window_format", "rows of the window cache", 0, 0, kCacheFormatWords},
@@ -41,6 +46,7 @@ constexpr ProblemField kFields[] = {
     {offsetof(LayerProblem, norm_eps), FieldKind::real, "norm_eps", "added to every mean square", 0, 1},
 };
 #undef FATHOM_PAGE_SIZE
+#undef FATHOM_WEIGHT_DTYPE
 constexpr LayerProblem kDefaults;
 constexpr ProblemSpec kProblem{kFields, sizeof(LayerProblem), &kDefaults};
 
@@ -53,8 +59,12 @@ constexpr Implementation kList[] = {
 
 Status validate(const void* opaque) {
   const auto& problem = *static_cast<const LayerProblem*>(opaque);
-  FATHOM_TRY(check_weight_dtype("layer", "weight_dtype", problem.weight_dtype));
+  FATHOM_TRY(check_weight_dtype("layer", "wq_a_dtype", problem.wq_a_dtype));
+  FATHOM_TRY(check_weight_dtype("layer", "wq_b_dtype", problem.wq_b_dtype));
+  FATHOM_TRY(check_weight_dtype("layer", "wkv_dtype", problem.wkv_dtype));
   FATHOM_TRY(check_weight_dtype("layer", "wo_a_dtype", problem.wo_a_dtype));
+  FATHOM_TRY(check_weight_dtype("layer", "wo_b_dtype", problem.wo_b_dtype));
+  FATHOM_TRY(check_weight_dtype("layer", "index_wq_b_dtype", problem.index_wq_b_dtype));
   FATHOM_TRY(check_float("layer", "compress_weight_dtype", problem.compress_weight_dtype));
   return check_float("layer", "out_dtype", problem.out_dtype);
 }
@@ -151,12 +161,12 @@ Status check_layer(const LayerProblem& problem, const LayerArgs& args) {
   if (entries && !csa) FATHOM_TRY(check_presence("HCA", true, {{"num_visible", batch.num_visible}}));
   if (!csa) FATHOM_TRY(check_presence("CSA", false, {{"topk_entries", args.topk_entries}, {"index_scores", args.index_scores}}));
 
-  FATHOM_TRY(check_scale("layer", "wq_a_scale", problem.weight_dtype, w.wq_a_scale));
-  FATHOM_TRY(check_scale("layer", "wq_b_scale", problem.weight_dtype, w.wq_b_scale));
-  FATHOM_TRY(check_scale("layer", "wkv_scale", problem.weight_dtype, w.wkv_scale));
+  FATHOM_TRY(check_scale("layer", "wq_a_scale", problem.wq_a_dtype, w.wq_a_scale));
+  FATHOM_TRY(check_scale("layer", "wq_b_scale", problem.wq_b_dtype, w.wq_b_scale));
+  FATHOM_TRY(check_scale("layer", "wkv_scale", problem.wkv_dtype, w.wkv_scale));
   FATHOM_TRY(check_scale("layer", "wo_a_scale", problem.wo_a_dtype, w.wo_a_scale));
-  FATHOM_TRY(check_scale("layer", "wo_b_scale", problem.weight_dtype, w.wo_b_scale));
-  if (csa) FATHOM_TRY(check_scale("layer", "index_wq_b_scale", problem.weight_dtype, w.index_wq_b_scale));
+  FATHOM_TRY(check_scale("layer", "wo_b_scale", problem.wo_b_dtype, w.wo_b_scale));
+  if (csa) FATHOM_TRY(check_scale("layer", "index_wq_b_scale", problem.index_wq_b_dtype, w.index_wq_b_scale));
 
   const std::int64_t halves = csa ? 2 : 1, group_dim = std::int64_t{problem.num_heads / problem.output_groups} * problem.head_dim;
   FATHOM_TRY(check_rows("compress_wkv", w.compress_wkv, halves * problem.head_dim, "width: head_dim, doubled on CSA layers"));

@@ -16,8 +16,8 @@ constexpr ProblemField kFields[] = {
     {offsetof(OutputProblem, output_groups), FieldKind::integer, "output_groups", "groups of consecutive heads", 1, kMaxHeads},
     {offsetof(OutputProblem, output_rank), FieldKind::integer, "output_rank", "elements a group is projected to", 1, kMaxDim},
     {offsetof(OutputProblem, numerics), FieldKind::numerics, "numerics", "exact: f32 activations; served: bf16"},
-    {offsetof(OutputProblem, wo_a_dtype), FieldKind::dtype, "wo_a_dtype", "f32, bf16 or e4m3"},
-    {offsetof(OutputProblem, wo_b_dtype), FieldKind::dtype, "wo_b_dtype", "f32, bf16 or e4m3"},
+    {offsetof(OutputProblem, wo_a_dtype), FieldKind::dtype, "wo_a_dtype", "f32, bf16 or e4m3", 0, 0, {}, "weight_dtype"},
+    {offsetof(OutputProblem, wo_b_dtype), FieldKind::dtype, "wo_b_dtype", "f32, bf16 or e4m3", 0, 0, {}, "weight_dtype"},
     {offsetof(OutputProblem, out_dtype), FieldKind::dtype, "out_dtype", "f32 or bf16"},
 };
 constexpr OutputProblem kDefaults;

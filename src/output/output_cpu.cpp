@@ -79,7 +79,7 @@ Result<Prepared> prepare_output_cpu(const OutputProblem& problem, const Device& 
   FATHOM_ASSIGN(linears->wo_b, plan_linear(up, device, nested(options)));
   Scratch scratch;
   lay_out(problem, device, *linears, scratch);
-  return Prepared{{.scratch = scratch.used()}, std::move(linears)};
+  return Prepared{{.scratch = scratch.used()}, linears, {linears->wo_a, linears->wo_b}};
 }
 
 Status output_cpu(const OutputProblem& problem, const OutputArgs& args, const RunContext& context) {

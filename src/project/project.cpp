@@ -15,7 +15,9 @@ constexpr ProblemField kFields[] = {
     {offsetof(ProjectProblem, rope_dim), FieldKind::integer, "rope_dim", "rotated elements, the last of a head", 0, 4096},
     {offsetof(ProjectProblem, q_rank), FieldKind::integer, "q_rank", "elements of the query latent", 1, kMaxDim},
     {offsetof(ProjectProblem, numerics), FieldKind::numerics, "numerics", "exact: f32 activations; served: bf16"},
-    {offsetof(ProjectProblem, weight_dtype), FieldKind::dtype, "weight_dtype", "f32, bf16 or e4m3"},
+    {offsetof(ProjectProblem, wq_a_dtype), FieldKind::dtype, "wq_a_dtype", "f32, bf16 or e4m3", 0, 0, {}, "weight_dtype"},
+    {offsetof(ProjectProblem, wq_b_dtype), FieldKind::dtype, "wq_b_dtype", "f32, bf16 or e4m3", 0, 0, {}, "weight_dtype"},
+    {offsetof(ProjectProblem, wkv_dtype), FieldKind::dtype, "wkv_dtype", "f32, bf16 or e4m3", 0, 0, {}, "weight_dtype"},
     {offsetof(ProjectProblem, window_format), FieldKind::word, "window_format", "rows of the window cache", 0, 0, kCacheFormatWords},
     {offsetof(ProjectProblem, window_page_size), FieldKind::integer, "window_page_size", "rows of a window page", 1, kMaxPageSize},
     {offsetof(ProjectProblem, norm_eps), FieldKind::real, "norm_eps", "added to every mean square", 0, 1},
@@ -30,7 +32,9 @@ constexpr OpSpec kSpec{"project", "project",
 
 Status validate(const void* opaque) {
   const auto& problem = *static_cast<const ProjectProblem*>(opaque);
-  FATHOM_TRY(check_weight_dtype("project", "weight_dtype", problem.weight_dtype));
+  FATHOM_TRY(check_weight_dtype("project", "wq_a_dtype", problem.wq_a_dtype));
+  FATHOM_TRY(check_weight_dtype("project", "wq_b_dtype", problem.wq_b_dtype));
+  FATHOM_TRY(check_weight_dtype("project", "wkv_dtype", problem.wkv_dtype));
   FATHOM_TRY(check_rope_dim("project", problem.rope_dim, problem.head_dim));
   return row_layout(problem.window_format, problem.head_dim).status();
 }
@@ -38,9 +42,9 @@ Status validate(const void* opaque) {
 Status check(const void* opaque, const void* opaque_args) {
   const auto& problem = *static_cast<const ProjectProblem*>(opaque);
   const auto& args = *static_cast<const ProjectArgs*>(opaque_args);
-  FATHOM_TRY(check_scale("project", "wq_a_scale", problem.weight_dtype, args.wq_a_scale));
-  FATHOM_TRY(check_scale("project", "wq_b_scale", problem.weight_dtype, args.wq_b_scale));
-  FATHOM_TRY(check_scale("project", "wkv_scale", problem.weight_dtype, args.wkv_scale));
+  FATHOM_TRY(check_scale("project", "wq_a_scale", problem.wq_a_dtype, args.wq_a_scale));
+  FATHOM_TRY(check_scale("project", "wq_b_scale", problem.wq_b_dtype, args.wq_b_scale));
+  FATHOM_TRY(check_scale("project", "wkv_scale", problem.wkv_dtype, args.wkv_scale));
   FATHOM_ASSIGN(const RowLayout layout, row_layout(problem.window_format, problem.head_dim));
   return paged_cache("project", "window_cache", args.window_cache, layout, problem.window_page_size).status();
 }

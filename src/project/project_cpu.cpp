@@ -88,16 +88,16 @@ void finish_heads(const ProjectProblem& problem, const ProjectArgs& args, const 
 }  // namespace
 
 Result<Prepared> prepare_project_cpu(const ProjectProblem& problem, const Device& device, const PlanOptions& options) {
-  const auto product = [&](std::int32_t tokens, std::int64_t in_dim, std::int64_t out_dim) {
-    return plan_linear(projection(problem.numerics, problem.weight_dtype, tokens, in_dim, out_dim), device, nested(options));
+  const auto product = [&](DType weight_dtype, std::int32_t tokens, std::int64_t in_dim, std::int64_t out_dim) {
+    return plan_linear(projection(problem.numerics, weight_dtype, tokens, in_dim, out_dim), device, nested(options));
   };
   auto linears = std::make_shared<Linears>();
-  FATHOM_ASSIGN(linears->wq_a, product(problem.num_tokens, problem.hidden_size, problem.q_rank));
-  FATHOM_ASSIGN(linears->wq_b, product(wide_tile(problem), problem.q_rank, std::int64_t{problem.num_heads} * problem.head_dim));
-  FATHOM_ASSIGN(linears->wkv, product(problem.num_tokens, problem.hidden_size, problem.head_dim));
+  FATHOM_ASSIGN(linears->wq_a, product(problem.wq_a_dtype, problem.num_tokens, problem.hidden_size, problem.q_rank));
+  FATHOM_ASSIGN(linears->wq_b, product(problem.wq_b_dtype, wide_tile(problem), problem.q_rank, std::int64_t{problem.num_heads} * problem.head_dim));
+  FATHOM_ASSIGN(linears->wkv, product(problem.wkv_dtype, problem.num_tokens, problem.hidden_size, problem.head_dim));
   Scratch scratch;
   lay_out(problem, device, *linears, scratch);
-  return Prepared{{.scratch = scratch.used()}, std::move(linears)};
+  return Prepared{{.scratch = scratch.used()}, linears, {linears->wq_a, linears->wq_b, linears->wkv}};
 }
 
 Status project_cpu(const ProjectProblem& problem, const ProjectArgs& args, const RunContext& context) {

@@ -39,6 +39,7 @@ TEST(OpJson, SaysWhatTheTableSays) {
       EXPECT_EQ(shown.value("least", std::int64_t{0}), field.least) << field.name;
       EXPECT_EQ(shown.value("most", std::int64_t{0}), field.most) << field.name;
       EXPECT_EQ(shown.contains("words") ? shown["words"].size() : 0, field_words(field).size()) << field.name;
+      EXPECT_EQ(shown.value("group", ""), field.group == nullptr ? "" : field.group) << field.name;
     }
   }
 }

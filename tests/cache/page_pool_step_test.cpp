@@ -219,7 +219,7 @@ TEST(PagePoolStep, ExhaustionAtEveryPageCountChangesNothing) {
       ++refused;
       EXPECT_EQ(taken, 0) << "fewer pages did, " << pages << " did not";
       EXPECT_EQ(status.code(), StatusCode::resource_exhausted);
-      EXPECT_NE(std::strstr(status.text(), kCacheKindNames[kind]), nullptr) << status.text();
+      EXPECT_NE(std::strstr(status.text(), kCacheNames[kind]), nullptr) << status.text();
       const std::string numbers = std::to_string(free) + " of " + std::to_string(pages) + " are free";
       EXPECT_NE(std::strstr(status.text(), numbers.c_str()), nullptr) << status.text();
       EXPECT_EQ(state_of(modelled.pool(), 1, 3), before);

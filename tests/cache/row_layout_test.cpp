@@ -153,5 +153,12 @@ TEST(SlotThrough, FollowsTheTableAndStopsAtItsEnds) {
   EXPECT_EQ(slot_through(nullptr, 0, 4, 0), -1);
 }
 
+TEST(CacheFormatFrom, ReadsEveryWordAndNothingElse) {
+  for (std::size_t i = 0; i < std::size(kCacheFormatWords); ++i) {
+    EXPECT_EQ(cache_format_from(kCacheFormatWords[i]), static_cast<CacheFormat>(i));
+  }
+  for (const char* word : {"", "kv_f33", "kv_f3", "kv_f32 ", "KV_F32"}) EXPECT_FALSE(cache_format_from(word)) << word;
+}
+
 }  // namespace
 }  // namespace fathom

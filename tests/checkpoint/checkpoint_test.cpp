@@ -85,6 +85,7 @@ TEST(Checkpoint, UnknownTensorsAndEmptyCheckpointsAreRefused) {
   EXPECT_FALSE(none.describe("a").ok());
   EXPECT_FALSE(none.read("a", 0, nullptr, 0).ok());
   EXPECT_STREQ(none.tensor("a\n").status().text(), "checkpoint: there is no tensor \"a?\"");
+  EXPECT_STREQ(Checkpoint::open("/nowhere", "input").status().text(), "input: cannot open /nowhere: No such file or directory");
 }
 
 TEST(Checkpoint, AFileCutAfterOpeningIsAStatus) {

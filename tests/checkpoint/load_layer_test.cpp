@@ -93,8 +93,6 @@ void expect_whole_layer(const StoredTensors& tensors, const LoadedLayer& layer, 
   EXPECT_EQ(w.attn_sink.shape[0], config.num_heads);
   EXPECT_EQ(w.wo_a.shape[0], config.output_groups * rank);
   EXPECT_EQ(w.wo_b.shape[1], config.output_groups * rank);
-  for (const TensorView* view : {&w.wq_a, &w.wq_b, &w.wkv, &w.wo_b}) EXPECT_EQ(view->dtype, layer.weight_dtype);
-  EXPECT_EQ(w.wo_a.dtype, layer.wo_a_dtype);
   EXPECT_EQ(w.attn_sink.dtype, DType::f32);
   EXPECT_EQ(w.compress_wkv.is_absent(), config.compress_ratio == 0);
   EXPECT_EQ(w.index_wq_b.is_absent(), config.compress_ratio != 4);
@@ -103,8 +101,7 @@ void expect_whole_layer(const StoredTensors& tensors, const LoadedLayer& layer, 
   expect_equal(tensors, "compressor.wgate.weight", w.compress_wgate);
   expect_equal(tensors, "compressor.ape", w.compress_ape);
   expect_equal(tensors, "compressor.norm.weight", w.compress_norm);
-  for (const TensorView* view : {&w.compress_wkv, &w.compress_wgate})
-    EXPECT_EQ(view->dtype, layer.compress_weight_dtype);
+  EXPECT_EQ(w.compress_wkv.dtype, w.compress_wgate.dtype);
   if (config.compress_ratio != 4) return;
   expect_equal(tensors, "indexer.wq_b.weight", w.index_wq_b, w.index_wq_b_scale);
   expect_equal(tensors, "indexer.weights_proj.weight", w.index_weights_proj);
@@ -112,8 +109,7 @@ void expect_whole_layer(const StoredTensors& tensors, const LoadedLayer& layer, 
   expect_equal(tensors, "indexer.compressor.wgate.weight", w.index_wgate);
   expect_equal(tensors, "indexer.compressor.ape", w.index_ape);
   expect_equal(tensors, "indexer.compressor.norm.weight", w.index_norm);
-  EXPECT_EQ(w.index_wq_b.dtype, layer.weight_dtype);
-  for (const TensorView* view : {&w.index_wkv, &w.index_wgate, &w.index_weights_proj}) EXPECT_EQ(view->dtype, layer.compress_weight_dtype);
+  for (const TensorView* view : {&w.index_wkv, &w.index_wgate, &w.index_weights_proj}) EXPECT_EQ(view->dtype, w.compress_wkv.dtype);
 }
 
 /// Loads, compares everything, and returns the layer.
@@ -126,15 +122,21 @@ LoadedLayer checked(const StoredTensors& tensors, const LayerConfig& config) {
   return layer.value();
 }
 
+/// The dtypes as a layer problem's text names them.
+std::string dtypes_of(const LoadedLayer& layer) {
+  LayerProblem problem;
+  layer.describe(problem);
+  return to_text(problem);
+}
+
 TEST(LoadLayer, EveryKindInEveryStoredDType) {
   for (const int ratio : {0, 4, 128}) {
     const LayerConfig config = small_layer(ratio);
-    EXPECT_EQ(checked(native_tensors(config, "BF16"), config).weight_dtype, DType::bf16);
-    EXPECT_EQ(checked(native_tensors(config, "F32"), config).weight_dtype, DType::f32);
-    EXPECT_EQ(checked(native_tensors(config, "F16"), config).weight_dtype, DType::f32);
+    EXPECT_EQ(dtypes_of(checked(native_tensors(config, "BF16"), config)), "");
+    EXPECT_EQ(dtypes_of(checked(native_tensors(config, "F32"), config)), "weight_dtype=f32");
+    EXPECT_EQ(dtypes_of(checked(native_tensors(config, "F16"), config)), "weight_dtype=f32");
     const LoadedLayer quantised = checked(native_tensors(config, "F8_E4M3"), config);
-    EXPECT_EQ(quantised.weight_dtype, DType::e4m3);
-    EXPECT_EQ(quantised.compress_weight_dtype, DType::bf16);
+    EXPECT_EQ(dtypes_of(quantised), "weight_dtype=e4m3");
     EXPECT_EQ(quantised.weights.wq_b_scale.dtype, DType::ue8m0);
     EXPECT_EQ(quantised.weights.wq_b_scale.shape[0], 4);
     EXPECT_EQ(quantised.weights.wq_b_scale.shape[1], 1);
@@ -142,60 +144,50 @@ TEST(LoadLayer, EveryKindInEveryStoredDType) {
   }
 }
 
-TEST(LoadLayer, MixedProjectionsWidenToOneDType) {
+TEST(LoadLayer, EveryProjectionKeepsItsDType) {
   const LayerConfig config = small_layer(4);
-  const auto with = [&](const char* other) {
-    StoredTensors tensors = native_tensors(config, "F8_E4M3");
-    tensors[kPrefix + "wkv.weight"] = random_tensor(other, {128, 160}, 7);
-    tensors.erase(kPrefix + "wkv.scale");
-    return tensors;
-  };
-  EXPECT_EQ(checked(with("BF16"), config).weight_dtype, DType::bf16);
-  EXPECT_EQ(checked(with("F32"), config).weight_dtype, DType::f32);
-  EXPECT_EQ(checked(with("F16"), config).weight_dtype, DType::f32);
-  StoredTensors plain = native_tensors(config, "BF16");
-  plain[kPrefix + "wkv.weight"] = random_tensor("F32", {128, 160}, 7);
-  EXPECT_EQ(checked(plain, config).weight_dtype, DType::f32);
-}
-
-TEST(LoadLayer, WoAKeepsADTypeOfItsOwn) {
-  const LayerConfig config = small_layer(4);
-  StoredTensors tensors = native_tensors(config, "F8_E4M3");
-  EXPECT_EQ(checked(tensors, config).wo_a_dtype, DType::e4m3);
-  tensors[kPrefix + "wo_a.weight"] = random_tensor("BF16", {256, 256}, 7);
-  tensors.erase(kPrefix + "wo_a.scale");
-  const LoadedLayer layer = checked(tensors, config);
-  EXPECT_EQ(layer.wo_a_dtype, DType::bf16);
-  EXPECT_EQ(layer.weight_dtype, DType::e4m3) << "the others stay quantised";
+  for (const char* name : {"wq_a", "wq_b", "wkv", "wo_a", "wo_b", "indexer.wq_b"}) {
+    const std::string weight = kPrefix + name + ".weight", scale = kPrefix + name + ".scale";
+    const std::string field = name == std::string("indexer.wq_b") ? "index_wq_b" : name;
+    for (const auto& [stored, loaded] : {std::pair("BF16", "bf16"), {"F32", "f32"}, {"F16", "f32"}}) {
+      StoredTensors tensors = native_tensors(config, "F8_E4M3");
+      tensors[weight] = random_tensor(stored, tensors[weight].shape, 7);
+      tensors.erase(scale);
+      EXPECT_EQ(dtypes_of(checked(tensors, config)), "weight_dtype=e4m3 " + field + "_dtype=" + loaded);
+    }
+    StoredTensors tensors = native_tensors(config, "BF16");
+    const StoredTensors quantised = native_tensors(config, "F8_E4M3");
+    tensors[weight] = quantised.at(weight);
+    tensors[scale] = quantised.at(scale);
+    EXPECT_EQ(dtypes_of(checked(tensors, config)), field + "_dtype=e4m3");
+  }
 }
 
 TEST(LoadLayer, ScalesTooSmallForBf16WidenToF32) {
-  const LayerConfig config = small_layer(0);
-  StoredTensors tensors = native_tensors(config, "F8_E4M3");
-  tensors[kPrefix + "wkv.weight"] = random_tensor("BF16", {128, 160}, 7);
-  tensors.erase(kPrefix + "wkv.scale");
-  std::string& scale = tensors[kPrefix + "wq_a.scale"].bytes;
+  const LayerConfig config = small_layer(128);
+  StoredTensors tensors = native_tensors(config, "BF16");
+  tensors[kPrefix + "compressor.wkv.weight"] = random_tensor("F8_E4M3", {128, 160}, 7);  // compressors are widened
+  tensors[kPrefix + "compressor.wkv.scale"] = random_tensor("F8_E8M0", {1, 2}, 8);
+  std::string& scale = tensors[kPrefix + "compressor.wkv.scale"].bytes;
   scale[0] = 3;  // 2^-124: E4M3's smallest step becomes bf16's smallest value
-  EXPECT_EQ(checked(tensors, config).weight_dtype, DType::bf16);
+  EXPECT_EQ(dtypes_of(checked(tensors, config)), "");
   scale[0] = 2;
-  EXPECT_EQ(checked(tensors, config).weight_dtype, DType::f32);
+  EXPECT_EQ(dtypes_of(checked(tensors, config)), "compress_weight_dtype=f32");
   scale[0] = 0;  // 2^-127 itself is no normal f32
-  EXPECT_EQ(checked(tensors, config).weight_dtype, DType::f32);
+  EXPECT_EQ(dtypes_of(checked(tensors, config)), "compress_weight_dtype=f32");
 }
 
 TEST(LoadLayer, CompressorsShareADTypeAndAreNeverE4m3) {
   const LayerConfig config = small_layer(4);
   StoredTensors tensors = native_tensors(config, "F8_E4M3");
   tensors[kPrefix + "indexer.compressor.wkv.weight"] = random_tensor("F32", {128, 160}, 7);
-  EXPECT_EQ(checked(tensors, config).compress_weight_dtype, DType::f32);
+  EXPECT_EQ(dtypes_of(checked(tensors, config)), "weight_dtype=e4m3 compress_weight_dtype=f32");
   tensors = native_tensors(config, "F8_E4M3");
   for (const char* name : {"compressor.wkv", "compressor.wgate"}) {
     tensors[kPrefix + name + ".weight"] = random_tensor("F8_E4M3", {256, 160}, 7);
     tensors[kPrefix + name + ".scale"] = random_tensor("F8_E8M0", {2, 2}, 8);
   }
-  const LoadedLayer layer = checked(tensors, config);
-  EXPECT_EQ(layer.compress_weight_dtype, DType::bf16);
-  EXPECT_EQ(layer.weight_dtype, DType::e4m3);
+  EXPECT_EQ(dtypes_of(checked(tensors, config)), "weight_dtype=e4m3");
 }
 
 TEST(LoadLayer, NormsKeepTheirDTypeAndSinksBecomeF32) {
@@ -247,7 +239,7 @@ TEST(LoadLayer, ScalesMayBePowersOfTwoInF32OrBf16) {
   const bf16 halves[] = {to_bf16(0.25f), to_bf16(4.0f)};
   tensors[kPrefix + "wq_a.scale"] = {"BF16", {1, 2}, std::string(reinterpret_cast<const char*>(halves), 4)};
   const LoadedLayer layer = checked(tensors, config);
-  EXPECT_EQ(layer.weight_dtype, DType::e4m3);
+  EXPECT_EQ(dtypes_of(layer), "weight_dtype=e4m3");
   const auto* codes = static_cast<const std::uint8_t*>(layer.weights.wkv_scale.data);
   EXPECT_EQ(codes[0], 0);
   EXPECT_EQ(codes[1], 187);
@@ -278,13 +270,13 @@ TEST(LoadLayer, OtherScalesAreRefusedByPlaceAndValue) {
 
 TEST(LoadLayer, AProductThatOverflowsIsRefused) {
   const TemporaryFolder folder;
-  const LayerConfig config = small_layer(0);
-  StoredTensors tensors = native_tensors(config, "F8_E4M3");
-  tensors[kPrefix + "wq_a.weight"] = random_tensor("BF16", tensors[kPrefix + "wq_a.weight"].shape, 7);
-  tensors.erase(kPrefix + "wq_a.scale");
-  tensors[kPrefix + "wkv.scale"].bytes[1] = '\xfe';
-  tensors[kPrefix + "wkv.weight"].bytes.assign(128 * 160, '\x38');
-  tensors[kPrefix + "wkv.weight"].bytes[2 * 160 + 130] = '\x7e';
+  const LayerConfig config = small_layer(128);
+  StoredTensors tensors = native_tensors(config, "BF16");
+  StoredTensor& weight = tensors[kPrefix + "compressor.wkv.weight"];
+  weight = random_tensor("F8_E4M3", {128, 160}, 7);
+  weight.bytes.assign(128 * 160, '\x38');
+  weight.bytes[2 * 160 + 130] = '\x7e';
+  tensors[kPrefix + "compressor.wkv.scale"] = {"F8_E8M0", {1, 2}, "\x7f\xfe"};
   EXPECT_NE(std::string(load(folder, tensors, config).status().text()).find("wkv.weight overflows f32 at [2, 130]"),
             std::string::npos);
 }
@@ -296,7 +288,8 @@ TEST(LoadLayer, ShardsAreCutsOfTheWhole) {
       const StoredTensors tensors = native_tensors(whole, projection);
       for (int rank = 0; rank < 2; ++rank) {
         const LoadedLayer layer = checked(tensors, whole.shard(rank, 2).value());
-        EXPECT_EQ(layer.weight_dtype == DType::e4m3, std::string(projection) == "F8_E4M3");
+        const std::string stored = projection;
+        EXPECT_EQ(dtypes_of(layer), stored == "F8_E4M3" ? "weight_dtype=e4m3" : stored == "F16" ? "weight_dtype=f32" : "");
       }
     }
   }
@@ -305,10 +298,11 @@ TEST(LoadLayer, ShardsAreCutsOfTheWhole) {
 TEST(LoadLayer, ACutThroughTilesDequantises) {
   const LayerConfig whole = small_layer(4, 64);
   const StoredTensors tensors = native_tensors(whole, "F8_E4M3");
-  EXPECT_EQ(checked(tensors, whole).weight_dtype, DType::e4m3);
-  // Rank 0's cut begins at a tile; it widens with the others all the same.
-  EXPECT_EQ(checked(tensors, whole.shard(0, 2).value()).weight_dtype, DType::bf16);
-  EXPECT_EQ(checked(tensors, whole.shard(1, 2).value()).weight_dtype, DType::bf16);
+  EXPECT_EQ(dtypes_of(checked(tensors, whole)), "weight_dtype=e4m3");
+  // Rank 0's cut begins at a tile; it widens as the others' does all the same.
+  for (const int rank : {0, 1}) {
+    EXPECT_EQ(dtypes_of(checked(tensors, whole.shard(rank, 2).value())), "weight_dtype=e4m3 wo_a_dtype=bf16 wo_b_dtype=bf16");
+  }
 }
 
 TEST(LoadLayer, GoldenTinyLoadsWithEveryShapeRight) {
@@ -324,7 +318,7 @@ TEST(LoadLayer, GoldenTinyLoadsWithEveryShapeRight) {
     const auto layer = load_layer(checkpoint.value(), layer_config);
     ASSERT_TRUE(layer.ok()) << layer.status().text();
     const LayerWeights& w = layer.value().weights;
-    EXPECT_EQ(layer.value().weight_dtype, DType::bf16);
+    EXPECT_EQ(dtypes_of(layer.value()), "");
     EXPECT_EQ(shape(w.wq_a), (Shape{64, 128}));
     EXPECT_EQ(shape(w.q_norm), (Shape{64}));
     EXPECT_EQ(shape(w.wq_b), (Shape{2048, 64}));
@@ -348,8 +342,6 @@ TEST(LoadLayer, GoldenTinyLoadsWithEveryShapeRight) {
 
 /// Every view of two layers, byte for byte.
 void expect_same_bytes(const LoadedLayer& a, const LoadedLayer& b) {
-  EXPECT_EQ(a.weight_dtype, b.weight_dtype);
-  EXPECT_EQ(a.compress_weight_dtype, b.compress_weight_dtype);
   const auto* left = reinterpret_cast<const TensorView*>(&a.weights);
   const auto* right = reinterpret_cast<const TensorView*>(&b.weights);
   for (std::size_t i = 0; i < sizeof(LayerWeights) / sizeof(TensorView); ++i) {
@@ -382,12 +374,27 @@ TEST(LoadLayer, GoldenFp8UnderHuggingFaceNamesIsTheSame) {
     const LayerConfig layer_config = config.value().layer(i).value();
     const auto a = load_layer(native.value(), layer_config), b = load_layer(exported.value(), layer_config);
     ASSERT_TRUE(a.ok() && b.ok()) << a.status().text() << b.status().text();
-    EXPECT_EQ(a.value().weight_dtype, DType::e4m3);
+    EXPECT_EQ(dtypes_of(a.value()), "weight_dtype=e4m3");
     EXPECT_EQ(a.value().weights.wq_b_scale.shape[0], 16);
     EXPECT_EQ(a.value().weights.wo_a_scale.shape[1], 8);
     EXPECT_EQ(a.value().weights.index_wq_b.is_absent(), i == 1);
     expect_same_bytes(a.value(), b.value());
   }
+}
+
+TEST(HasLayer, LooksUnderEveryName) {
+  const TemporaryFolder folder;
+  LayerConfig mtp = small_layer(0);
+  mtp.name = "mtp.0.attn";
+  mtp.layer_index = 5;
+  const auto stands = [&](const char* prefix) {
+    const auto file = Checkpoint::open(folder.write("a.safetensors", file_of({{std::string(prefix) + "x", random_tensor("F32", {1}, 1)}})));
+    return has_layer(file.value(), mtp).value();
+  };
+  for (const char* prefix : {"mtp.0.attn.", "model.mtp.0.attn.", "mtp.0.self_attn.", "layers.5.attn.", "model.layers.5.self_attn."}) {
+    EXPECT_TRUE(stands(prefix)) << prefix;
+  }
+  for (const char* prefix : {"mtp.1.attn.", "layers.4.attn.", "layers.5.", "mtp.0.mlp."}) EXPECT_FALSE(stands(prefix)) << prefix;
 }
 
 TEST(LoadLayer, ALayerSpreadOverShardsIsTheSame) {

@@ -159,7 +159,7 @@ TEST(Shards, AnIndexPastTheLimitIsNotRead) {
 }
 
 TEST(Shards, AFileIsItself) {
-  const auto list = find_shards("/some/where.bin");
+  const auto list = find_shards("checkpoint", "/some/where.bin");
   ASSERT_TRUE(list.ok());
   EXPECT_EQ(list.value().paths, (std::vector<std::string>{"/some/where.bin"}));
 }

@@ -57,6 +57,20 @@ TEST(Bench, ForceReachesTheStagesOfALayer) {
   EXPECT_NE(nested.err.find("\"no_such\""), std::string::npos) << nested.err;
 }
 
+TEST(Bench, AForcedOpThatNothingRunsIsASlip) {
+  const auto error_of = [](std::vector<std::string> line, const std::string& forced) {
+    line.insert(line.end(), {"--force", forced});
+    const Outcome outcome = run_fathom(line);
+    EXPECT_EQ(outcome.code, kFailed) << testing::PrintToString(line);
+    EXPECT_TRUE(is_one_sentence(outcome.err)) << outcome.err;
+    return outcome.err;
+  };
+  EXPECT_EQ(error_of({"bench", "linear", kCase}, "attend=reference"),
+            "fathom: --force: nothing here runs attend, expected one of linear\n");
+  EXPECT_EQ(error_of({"bench", "--model-layer", "v4-flash", "--layer", "window", "--tokens", "1"}, "index=reference"),
+            "fathom: --force: nothing here runs index, expected one of attend, layer, linear, output, project\n");
+}
+
 TEST(Bench, RefusesWhatItCannotRun) {
   EXPECT_EQ(run_fathom({"bench", "linear", "in_dim=0"}).code, kFailed);
   EXPECT_EQ(run_fathom({"bench", "linear", kCase, "--force", "linear=no_such"}).code, kFailed);

@@ -10,8 +10,8 @@ namespace {
 
 TEST(PageMap, CoversEveryByteOfEveryFormatOnce) {
   for (std::size_t i = 0; i < std::size(kCacheFormatWords); ++i) {
-    const auto format = cache_format_called(kCacheFormatWords[i]);
-    ASSERT_TRUE(format.ok());
+    const auto format = cache_format_from(kCacheFormatWords[i]);
+    ASSERT_TRUE(format.has_value());
     const auto layout = row_layout(format.value(), model_dim(format.value()));
     ASSERT_TRUE(layout.ok()) << kCacheFormatWords[i] << ": " << layout.status().text();
     for (const std::int64_t page_size : {1, 2, 64}) {
@@ -68,12 +68,6 @@ TEST(PageSvg, DrawsEveryShownPiece) {
   for (const char* words : {"nope 448 x e4m3", "rope 64 x bf16", "bytes 36864 to 36870", "..."}) {
     EXPECT_NE(svg.find(words), std::string::npos) << words;
   }
-}
-
-TEST(CacheFormatCalled, UnknownNamesAreRefused) {
-  EXPECT_EQ(cache_format_called("kv_f32").value(), CacheFormat::kv_f32);
-  EXPECT_FALSE(cache_format_called("kv_f33").ok());
-  EXPECT_FALSE(cache_format_called("").ok());
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <map>
 
@@ -100,6 +101,47 @@ TEST_F(Run, AllLayersWriteTheirOwnOutputs) {
   }
   EXPECT_EQ(open(path).metadata("layers.1"), "prefill 540 then decode 0 one at a time");
   EXPECT_EQ(open(path).metadata("numerics"), "exact");
+}
+
+TEST_F(Run, MtpLayersThatAreNotStoredAreSkipped) {
+  const std::string model = folder_.file("model"), path = folder_.file("out.safetensors");
+  std::filesystem::create_directory(model);
+  std::filesystem::copy(kTiny + "/model.safetensors", model);
+  std::ifstream from(kTiny + "/config.json");
+  std::string text((std::istreambuf_iterator<char>(from)), std::istreambuf_iterator<char>());
+  const std::size_t ratios = text.find("compress_ratios"), end = text.find(']', ratios);
+  ASSERT_NE(end, std::string::npos);
+  std::ofstream(model + "/config.json") << text.insert(end, ", 0, 0");
+  const std::vector<std::string> line{"run", "--model", model, "--input", input_, "--output", path, "--numerics", "exact"};
+  const Outcome outcome = run_fathom(line);
+  ASSERT_EQ(outcome.code, kOk) << outcome.err;
+  EXPECT_NE(outcome.out.find("mtp.0.attn, mtp.1.attn: not in the checkpoint, skipped\n"), std::string::npos) << outcome.out;
+  EXPECT_EQ(open(path).names(), (std::vector<std::string>{"layers.0.output", "layers.1.output", "layers.2.output"}));
+  std::filesystem::remove(path);
+  std::vector<std::string> asked_for = line;
+  asked_for.insert(asked_for.end(), {"--layer", "3", "--input-name", "layers.0.hidden"});
+  EXPECT_NE(error_of(asked_for).find("layer mtp.0.attn has no tensors"), std::string::npos) << "a layer that is asked for must be there";
+}
+
+TEST_F(Run, AForcedOpThatNoLayerRunsIsASlip) {
+  std::vector<std::string> line = line_with(kTiny, input_);
+  line.insert(line.end(), {"--force", "compress=reference"});
+  EXPECT_EQ(error_of(line), "fathom: --force: nothing here runs compress, expected one of attend, layer, linear, output, project\n");
+  line[4] = "2";  // an HCA layer compresses
+  EXPECT_EQ(run_fathom(line).code, kOk);
+  std::filesystem::remove(folder_.file("out.safetensors"));
+  line.back() = "select_topk=cpu";
+  line.erase(line.begin() + 3, line.begin() + 5);
+  EXPECT_NE(error_of(line).find("nothing here runs select_topk"), std::string::npos) << "of all layers";
+}
+
+TEST_F(Run, InputFilesAreCalledInput) {
+  const std::string damaged = folder_.file("damaged.safetensors");
+  std::ofstream(damaged) << "no safetensors";
+  EXPECT_TRUE(error_of(line_with(kTiny, damaged)).starts_with("fathom: input: " + damaged)) << error_of(line_with(kTiny, damaged));
+  EXPECT_TRUE(error_of(line_with(kTiny, "/nowhere.safetensors")).starts_with("fathom: input: cannot open /nowhere.safetensors"));
+  write_hidden(damaged, "other", golden_hidden(0, 1), kHidden);
+  EXPECT_TRUE(error_of(line_with(kTiny, damaged)).starts_with("fathom: input: there is no tensor \"hidden\""));
 }
 
 TEST_F(Run, ChunksPagesThreadsAndTheirOrderChangeNothing) {

@@ -110,6 +110,45 @@ TEST(ConfigJson, ReadsTheNestedForm) {
   expect_tiny(parsed(nested()));
   EXPECT_EQ(parsed(nested()).num_attention_layers(), 3);
 }
+TEST(ConfigJson, RefusalsUseTheNamesOfTheText) {
+  const auto refusal = [](const std::string& text) { return std::string(parse_model_config(text).status().text()); };
+  const auto flat = [](const std::string& from, const std::string& to) {
+    std::string text = kFlat;
+    const std::size_t at = text.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    return text.replace(at, from.size(), to);
+  };
+  EXPECT_EQ(refusal(native("\"dim\": 128", "\"dim\": 0")), "config: dim is 0, expected 1 to 1048576");
+  EXPECT_EQ(refusal(flat("\"hidden_size\": 128", "\"hidden_size\": 0")),
+            "config: hidden_size is 0, expected 1 to 1048576");
+  EXPECT_EQ(refusal(native("\"q_lora_rank\": 64", "\"q_lora_rank\": 0")),
+            "config: q_lora_rank is 0, expected 1 to 1048576");
+  EXPECT_EQ(refusal(native("\"o_groups\": 2", "\"o_groups\": 3")),
+            "config: o_groups is 3, expected a divisor of n_heads = 4");
+  EXPECT_EQ(refusal(flat("\"o_groups\": 2", "\"o_groups\": 3")),
+            "config: o_groups is 3, expected a divisor of num_attention_heads = 4");
+  EXPECT_EQ(refusal(flat("\"rms_norm_eps\": 1e-06", "\"rms_norm_eps\": 2")),
+            "config: rms_norm_eps is 2, expected 1e-30 to 1");
+  EXPECT_EQ(refusal(flat("\"sliding_window\": 128", "\"sliding_window\": 0")),
+            "config: sliding_window is 0, expected 1 to 1048576");
+  EXPECT_EQ(refusal(flat("\"max_position_embeddings\": 1048576", "\"max_position_embeddings\": 100")),
+            "config: index_topk is 48, expected 1 to 25, the entries of max_position_embeddings = 100 tokens");
+  EXPECT_EQ(refusal(nested("\"index_head_dim\": 128", "\"index_head_dim\": 96")),
+            "config: index_head_dim is 96, expected a power of two (the Hadamard rotation needs one)");
+  EXPECT_EQ(refusal(native("\"compress_rope_theta\": 160000.0", "\"compress_rope_theta\": 0")),
+            "config: compress_rope_theta is 0, expected 1.5 to 1e+12");
+  EXPECT_EQ(refusal(nested("\"rope_theta\": 160000.0", "\"rope_theta\": 0")),
+            "config: rope_parameters.compress.rope_theta is 0, expected 1.5 to 1e+12");
+  EXPECT_EQ(refusal(flat("\"factor\": 16", "\"factor\": 0.5")),
+            "config: rope_scaling.factor is 0.5, expected 1 to 1000000");
+  EXPECT_EQ(refusal(flat("\"beta_slow\": 1", "\"beta_slow\": 32")),
+            "config: rope_scaling.beta_slow is 32, expected less than rope_scaling.beta_fast = 32");
+  EXPECT_EQ(refusal(flat("[0, 4, 128, 0]", "[0, 4]")).substr(0, 85),
+            "config: compress_ratios has 2 entries, expected one for each of num_hidden_layers = 3");
+  EXPECT_EQ(refusal(flat("[0, 4, 128, 0]", "[0, 4, 128, 4]")),
+            "config: compress_ratios[3] is 4, expected 0: past num_hidden_layers = 3 stand MTP layers, which have a "
+            "window only");
+}
 TEST(ConfigJson, ReadsTheGoldenFiles) {
   const auto tiny = read_model_config(FATHOM_GOLDEN_DIR "/tiny/config.json");
   ASSERT_TRUE(tiny.ok()) << tiny.status().text();
@@ -241,13 +280,13 @@ TEST(ConfigJson, RefusesImpossibleValuesByName) {
       {"dim is an object, expected an integer", native("\"dim\": 128", "\"dim\": {}")},
       {"dim is 2147483648, expected an integer from 0 to 2147483647", native("\"dim\": 128", "\"dim\": 2147483648")},
       {"dim is 1.8446744073709552e+19, expected an integer", native("\"dim\": 128", "\"dim\": 18446744073709551616")},
-      {"hidden_size is 0, expected 1 to", native("\"dim\": 128", "\"dim\": 0")},
+      {"dim is 0, expected 1 to", native("\"dim\": 128", "\"dim\": 0")},
       {"head_dim is 2147483647", native("\"head_dim\": 512", "\"head_dim\": 2147483647")},
       {"head_dim is 2147483648", native("\"head_dim\": 512", "\"head_dim\": 2147483648")},
-      {"num_heads is 1000", native("\"n_heads\": 4", "\"n_heads\": 1000")},
-      {"output_groups is 3, expected a divisor", native("\"o_groups\": 2", "\"o_groups\": 3")},
-      {"rope_dim is 1024", native("\"rope_head_dim\": 64", "\"rope_head_dim\": 1024")},
-      {"window is 0", native("\"window_size\": 128", "\"window_size\": 0")},
+      {"n_heads is 1000", native("\"n_heads\": 4", "\"n_heads\": 1000")},
+      {"o_groups is 3, expected a divisor", native("\"o_groups\": 2", "\"o_groups\": 3")},
+      {"rope_head_dim is 1024", native("\"rope_head_dim\": 64", "\"rope_head_dim\": 1024")},
+      {"window_size is 0", native("\"window_size\": 128", "\"window_size\": 0")},
       {"index_topk is 1000000", native("\"index_topk\": 48", "\"index_topk\": 1000000")},
       {"index_topk is 2147483647", native("\"index_topk\": 48", "\"index_topk\": 2147483647")},
       {"dim is 128, but hidden_size is 256: they name the same thing", native("{", "{\"hidden_size\": 256, ")},
@@ -265,14 +304,15 @@ TEST(ConfigJson, RefusesImpossibleValuesByName) {
        nested("\"rope_type\": \"default\"", "\"rope_type\": \"default\", \"type\": \"yarn\"")},
       {"num_nextn_predict_layers is 2147483647, expected at most 1024",
        nested("{", "{\"num_nextn_predict_layers\": 2147483647, ")},
-      {"compress_ratios has 1027 entries", nested("{", "{\"num_nextn_predict_layers\": 1024, ")},
+      {"layer_types with num_nextn_predict_layers has 1027 entries",
+       nested("{", "{\"num_nextn_predict_layers\": 1024, ")},
       {"num_nextn_predict_layers is -1", nested("{", "{\"num_nextn_predict_layers\": -1, ")},
-      {"window is 1048577, expected 1 to 1048576", native("\"window_size\": 128", "\"window_size\": 1048577")},
+      {"window_size is 1048577, expected 1 to 1048576", native("\"window_size\": 128", "\"window_size\": 1048577")},
       {"rope_theta is \"x\", expected a number", native("\"rope_theta\": 10000.0", "\"rope_theta\": \"x\"")},
       {"rope_theta is 1e+300, expected a number within", native("\"rope_theta\": 10000.0", "\"rope_theta\": 1e300")},
       {"rope_theta is true", native("\"rope_theta\": 10000.0", "\"rope_theta\": true")},
-      {"rope theta is 0", native("\"rope_theta\": 10000.0", "\"rope_theta\": 0")},
-      {"rope factor is -16", native("\"rope_factor\": 16.0", "\"rope_factor\": -16")},
+      {"rope_theta is 0", native("\"rope_theta\": 10000.0", "\"rope_theta\": 0")},
+      {"rope_factor is -16", native("\"rope_factor\": 16.0", "\"rope_factor\": -16")},
       {"norm_eps is 0", native("1e-06", "0")},
       {"original_seq_len is 65536.5", native("65536", "65536.5")},
       {"compress_ratios[2] is 7, expected 0, 4 or 128", native("[0, 4, 128]", "[0, 4, 7]")},
@@ -284,11 +324,11 @@ TEST(ConfigJson, RefusesImpossibleValuesByName) {
       {"compress_ratios[1] is -4", native("[0, 4, 128]", "[0, -4, 128]")},
       {"compress_ratios is 4, expected a list", native("[0, 4, 128]", "4")},
       {"compress_ratios is an object, expected a list", native("[0, 4, 128]", "{\"0\": 4}")},
-      {"compress_ratios has 2 entries, expected one for each of num_layers = 3", native("[0, 4, 128]", "[0, 4]")},
+      {"compress_ratios has 2 entries, expected one for each of n_layers = 3", native("[0, 4, 128]", "[0, 4]")},
       {"compress_ratios has 0 entries", native("[0, 4, 128]", "[]")},
       {"compress_ratios has 2001 entries, expected at most 1024",
        native("[0, 4, 128]", "[" + repeated("0,", 2000) + "0]")},
-      {"compress_ratios[3] is 4, expected 0: past num_layers = 3", native("[0, 4, 128]", "[0, 4, 128, 4]")},
+      {"compress_ratios[3] is 4, expected 0: past n_layers = 3", native("[0, 4, 128]", "[0, 4, 128, 4]")},
       {"layer_types[1] is \"full_attention\"", nested("compressed_sparse_attention\",", "full_attention\",")},
       {"layer_types[0] is 0", nested("\"sliding_attention\"", "0")},
       {"layer_types has 2 entries, expected num_hidden_layers = 3", nested("\"sliding_attention\", ", "")},
@@ -304,7 +344,7 @@ TEST(ConfigJson, RefusesImpossibleValuesByName) {
       {"partial_rotary_factor is 0.3",
        nested("\"partial_rotary_factor\": 0.125, \"pad", "\"partial_rotary_factor\": 0.3, \"pad")},
       {"partial_rotary_factor is 0.25, but", nested("0.125, \"pad", "0.25, \"pad")},
-      {"partial_rotary_factor is 0.25, which is 128 of head_dim = 512 dims, expected qk_rope_head_dim = 64",
+      {"partial_rotary_factor is 0.25, which is 128 of head_dim = 512 dims, expected rope_head_dim = 64",
        native("{", "{\"partial_rotary_factor\": 0.25, ")},
   };
   for (const BadConfig& bad : kCases) {

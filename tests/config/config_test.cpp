@@ -225,8 +225,8 @@ TEST(CheckModel, NamesEveryImpossibleField) {
       {"compress_ratios[3] is 7, expected 0, 4 or 128", [](auto& c) { c.compress_ratios[3] = 7; }},
       {"compress_ratios[43] is 4, expected 0: past num_layers = 43", [](auto& c) { c.compress_ratios[43] = 4; }},
       {"index_topk is 2147483647", [](auto& c) { c.index_topk = 2147483647; }},
-      {"rope theta is 0,", [](auto& c) { c.rope_theta = 0; }},
-      {"rope theta is -1", [](auto& c) { c.compress_rope_theta = -1; }},
+      {"rope_theta is 0,", [](auto& c) { c.rope_theta = 0; }},
+      {"compress_rope_theta is -1", [](auto& c) { c.compress_rope_theta = -1; }},
   };
   for (const BadModel& bad : kCases) {
     ModelConfig model = flash();

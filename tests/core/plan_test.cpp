@@ -177,5 +177,17 @@ TEST_F(LinearCall, OnePlanServesManyThreads) {
   for (const int count : wrong) EXPECT_EQ(count, 0);
 }
 
+TEST(Parts, ArePlansOfTheOpsThatARunRuns) {
+  const ProjectProblem problem{.hidden_size = 8, .num_heads = 1, .q_rank = 4};
+  const AnyPlan plan = plan_project(problem, test::cpu(), {"project=cpu linear=reference"}).value();
+  ASSERT_EQ(plan.parts().size(), 3u);
+  for (const AnyPlan& part : plan.parts()) {
+    EXPECT_STREQ(part.op().name, "linear");
+    EXPECT_STREQ(part.implementation(), "reference");
+    EXPECT_TRUE(part.parts().empty());
+  }
+  EXPECT_TRUE(plan_project(problem, test::cpu(), {"reference"}).value().parts().empty()) << "the definition runs no op";
+}
+
 }  // namespace
 }  // namespace fathom

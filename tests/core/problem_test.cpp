@@ -42,6 +42,57 @@ TEST(ProblemText, EveryOpReadsWhatItPrints) {
   }
 }
 
+TEST(ProblemText, AGroupIsNamedOnceAndItsExceptionsAfterIt) {
+  const auto text_of = [](DType wq_a, DType wq_b, DType wkv) {
+    const std::string text = to_text(ProjectProblem{.wq_a_dtype = wq_a, .wq_b_dtype = wq_b, .wkv_dtype = wkv});
+    const auto read = problem_from<ProjectProblem>(text);
+    EXPECT_TRUE(read.ok()) << read.status().text();
+    EXPECT_EQ(read.value(), (ProjectProblem{.wq_a_dtype = wq_a, .wq_b_dtype = wq_b, .wkv_dtype = wkv})) << text;
+    return text;
+  };
+  constexpr DType kF32 = DType::f32, kBf16 = DType::bf16, kE4m3 = DType::e4m3;
+  EXPECT_EQ(text_of(kBf16, kBf16, kBf16), "");
+  EXPECT_EQ(text_of(kE4m3, kE4m3, kE4m3), "weight_dtype=e4m3");
+  EXPECT_EQ(text_of(kE4m3, kE4m3, kBf16), "weight_dtype=e4m3 wkv_dtype=bf16");
+  EXPECT_EQ(text_of(kBf16, kE4m3, kE4m3), "weight_dtype=e4m3 wq_a_dtype=bf16");
+  EXPECT_EQ(text_of(kBf16, kE4m3, kBf16), "wq_b_dtype=e4m3");
+  EXPECT_EQ(text_of(kBf16, kE4m3, kF32), "wq_b_dtype=e4m3 wkv_dtype=f32");
+  EXPECT_EQ(to_text(IndexQueryProblem{.wq_b_dtype = kE4m3}), "weight_dtype=e4m3");
+}
+
+TEST(ProblemText, AFieldsOwnNameGoesBeforeItsGroupsInAnyOrder) {
+  for (const char* text : {"weight_dtype=e4m3 wkv_dtype=f32", "wkv_dtype=f32 weight_dtype=e4m3"}) {
+    const ProjectProblem read = problem_from<ProjectProblem>(text).value();
+    EXPECT_EQ(read.wq_a_dtype, DType::e4m3);
+    EXPECT_EQ(read.wq_b_dtype, DType::e4m3);
+    EXPECT_EQ(read.wkv_dtype, DType::f32);
+  }
+  ProjectProblem problem;
+  const auto refused = [&](const char* text) { return std::string(parse_problem(ProjectProblem::spec(), text, &problem).text()); };
+  EXPECT_EQ(refused("weight_dtype=f32 weight_dtype=f32"), "problem: weight_dtype is given twice");
+  EXPECT_NE(refused("weight_dtype=f64").find("weight_dtype is \"f64\", expected one of f32"), std::string::npos);
+  EXPECT_NE(refused("weight_type=f32").find("weight_dtype, "), std::string::npos);
+  EXPECT_EQ(problem, ProjectProblem());
+}
+
+TEST(ProblemSpecs, GroupsAreDtypesOfOneDefaultSideBySide) {
+  for (const OpSpec* op : op_table()) {
+    for (const FieldGroup& group : field_groups(*op->problem)) {
+      const ProblemField* last = nullptr;
+      for (const ProblemField& field : op->problem->fields) {
+        EXPECT_STRNE(field.name, group.name) << op->name;
+        if (field.group == nullptr || std::string(field.group) != group.name) continue;
+        EXPECT_EQ(field.kind, FieldKind::dtype);
+        EXPECT_EQ(field_text(field, op->problem->defaults), "bf16");
+        EXPECT_TRUE(last == nullptr || last + 1 == &field) << op->name << " " << field.name;
+        last = &field;
+      }
+    }
+  }
+  EXPECT_EQ(field_groups(ProjectProblem::spec()).at(0).fields, "wq_a_dtype, wq_b_dtype, wkv_dtype");
+  EXPECT_TRUE(field_groups(AttendProblem::spec()).empty());
+}
+
 struct Slip {
   const char* text;
   const char* sentence;

@@ -46,5 +46,41 @@ TEST(ShapeText, EveryOpsContractResolves) {
   }
 }
 
+struct ArgReader : testing::Test {
+  const OpSpec& op = *find_op("linear");
+  LinearProblem problem{.num_tokens = 5, .in_dim = 300, .out_dim = 131, .groups = 3, .weight_dtype = DType::e4m3};
+
+  std::vector<std::int64_t> shape(const char* text, const Extents& extents = {}) {
+    const auto result = arg_shape(op, &problem, {0, Role::in, "x", text, "f32", ""}, extents);
+    return result.ok() ? result.value() : std::vector<std::int64_t>{};
+  }
+  std::string refusal(const char* text) {
+    return arg_shape(op, &problem, {0, Role::in, "x", text, "f32", ""}).status().text();
+  }
+};
+
+TEST_F(ArgReader, ProductsAndQuotients) {
+  EXPECT_EQ(shape("num_tokens groups*in_dim"), (std::vector<std::int64_t>{5, 900}));
+  EXPECT_EQ(shape("groups*out_dim/128 in_dim/128"), (std::vector<std::int64_t>{4, 3}));
+  EXPECT_EQ(shape(" pages  4*pages/3 7 ", {{"pages", 10}}), (std::vector<std::int64_t>{10, 14, 7}));
+}
+
+TEST_F(ArgReader, GivenExtentsPassBeforeTheProblems) {
+  EXPECT_EQ(shape("num_tokens", {{"num_tokens", 2}}), (std::vector<std::int64_t>{2}));
+  EXPECT_EQ(shape("num_tokens", {{"num_tokens", 0}}), (std::vector<std::int64_t>{0}));
+}
+
+TEST_F(ArgReader, WhatHasNoValueIsNamed) {
+  EXPECT_EQ(refusal("num_tokens pages"), "linear: the extent \"pages\" of x has no value");
+  for (const char* text : {"num_tokens+1", "*", "4*", "in_dim/", "in_dim/0", "in_dim/2*3", "-1"}) {
+    EXPECT_EQ(refusal(text), "shape: \"" + std::string(text) + "\" is no extent, expected factor*factor/n");
+  }
+}
+
+TEST_F(ArgReader, DtypesStandInTheOrderOfTheSpec) {
+  EXPECT_EQ(arg_dtypes(op, &problem, {0, Role::in, "x", "num_tokens", "f32|$weight_dtype|i64", ""}).value(),
+            (std::vector<DType>{DType::f32, DType::e4m3, DType::i64}));
+}
+
 }  // namespace
 }  // namespace fathom

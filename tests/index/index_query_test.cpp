@@ -19,7 +19,7 @@ class IndexQuery : public testing::TestWithParam<const char*> {
   static constexpr int kHeads = 2, kDim = 32;
   IndexQuery() : wq_b(kHeads * kDim), q(kHeads * kDim), packed(kHeads * kDim) {
     problem = {.hidden_size = 1, .q_rank = 1, .index_heads = kHeads, .index_dim = kDim, .rope_dim = 0, .numerics = Numerics::exact,
-               .weight_dtype = DType::f32, .proj_dtype = DType::f32, .format = CacheFormat::index_f32};
+               .wq_b_dtype = DType::f32, .weights_proj_dtype = DType::f32, .format = CacheFormat::index_f32};
     for (int i = 0; i < kHeads * kDim; ++i) wq_b[i] = std::sin(static_cast<float>(i + 1));
     args.x = view(&x, DType::f32, {1, 1});
     args.q_latent = view(&latent, DType::f32, {1, 1});

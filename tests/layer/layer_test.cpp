@@ -157,6 +157,15 @@ TEST_P(Layer, TheReferencesAgree) {
   EXPECT_GT(size, 0);
 }
 
+TEST_P(Layer, ItsStagesOneByOneAreTheLayer) {
+  const auto reference = expected(0);
+  Session staged(tiny);
+  staged.stage_by_stage = true;
+  const int sequence = staged.add();
+  for (const std::int64_t count : {21, 1, 28}) staged.step({{sequence, 0, count}});
+  EXPECT_EQ(staged.results[0], reference);
+}
+
 TEST_P(Layer, PaddingTokensWriteNothingAndGiveZero) {
   Session session(tiny);
   const int sequence = session.add();
@@ -185,6 +194,35 @@ TEST_P(Layer, PaddingTokensWriteNothingAndGiveZero) {
   prefill(plain, 0, 20);
   session.step({{sequence, 0, 11}});
   EXPECT_EQ(session.results[0], plain.results[0]);
+}
+
+TEST(LayerStages, AreThoseOfTheKindInOrder) {
+  const auto titles = [](int ratio) {
+    const LayerPlan plan = plan_layer(TinyLayer(ratio, Numerics::served).problem, test::cpu(), {"attend=reference"}).value();
+    std::vector<std::string> names;
+    for (const LayerStage& stage : layer_stages(plan)) {
+      names.emplace_back(stage.title);
+      EXPECT_STREQ(stage.plan.implementation(), names.back() == "attend" ? "reference" : "cpu");
+    }
+    return names;
+  };
+  using Titles = std::vector<std::string>;
+  EXPECT_EQ(titles(0), (Titles{"project", "attend", "output"}));
+  EXPECT_EQ(titles(16), (Titles{"project", "compress (entries)", "attend", "output"}));
+  EXPECT_EQ(titles(4), (Titles{"project", "compress (entries)", "compress (index keys)", "index_query", "index", "attend", "output"}));
+}
+
+TEST(LayerStages, RunWithTheLayersChecks) {
+  TinyLayer tiny(0, Numerics::exact);
+  const LayerPlan plan = plan_layer(tiny.problem, test::cpu()).value();
+  EXPECT_STREQ(run_layer_stage(plan, 3, {}, {}).text(), "layer: stage is 3, expected one of the plan's 3");
+  EXPECT_STREQ(run_layer_stage(plan, 0, {}, {}).text(), "layer: x is missing");
+  EXPECT_EQ(run_layer_stage({}, 0, {}, {}).code(), StatusCode::invalid_argument);
+  EXPECT_TRUE(layer_stages({}).empty());
+  // A plan of another op in a layer plan's clothes.
+  const LayerPlan other(plan_linear({.in_dim = 1, .out_dim = 1}, test::cpu()).value());
+  EXPECT_TRUE(layer_stages(other).empty());
+  EXPECT_EQ(run_layer_stage(other, 0, {}, {}).code(), StatusCode::invalid_argument);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Layer, testing::Combine(testing::Values(0, 4, 16), testing::Values(Numerics::exact, Numerics::served)));

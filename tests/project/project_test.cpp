@@ -19,7 +19,7 @@ class Project : public testing::TestWithParam<const char*> {
  protected:
   Project() {
     problem = {.num_tokens = 2, .hidden_size = 2, .num_heads = 1, .head_dim = 4, .rope_dim = 2, .q_rank = 2, .numerics = Numerics::exact,
-               .weight_dtype = DType::f32, .window_format = CacheFormat::kv_f32, .window_page_size = 1};
+               .wq_a_dtype = DType::f32, .wq_b_dtype = DType::f32, .wkv_dtype = DType::f32, .window_format = CacheFormat::kv_f32, .window_page_size = 1};
     args = {view(x, DType::f32, {2, 2}), view(identity, DType::f32, {2, 2}), {}, view(ones, DType::f32, {2}), view(wide, DType::f32, {4, 2}), {},
             view(wide, DType::f32, {4, 2}), {}, view(ones, DType::f32, {4}), view(rope, DType::f32, {2, 2}), view(positions, DType::i32, {2}),
             view(slots, DType::i64, {2}), view(pages, DType::u8, {3, 16}), view(latent, DType::f32, {2, 2}), view(q, DType::f32, {2, 1, 4})};

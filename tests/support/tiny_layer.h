@@ -38,7 +38,8 @@ class TinyLayer {
     const bool exact = numerics == Numerics::exact;
     problem = {.num_tokens = 64, .num_seqs = 4, .hidden_size = 32, .num_heads = 3, .q_rank = 16, .output_groups = 1, .output_rank = 8,
                .window = 8, .compress_ratio = ratio, .index_heads = 2, .index_dim = 128, .index_topk = 6, .max_entries = 64,
-               .numerics = numerics, .weight_dtype = DType::f32, .wo_a_dtype = DType::f32, .compress_weight_dtype = DType::f32,
+               .numerics = numerics, .wq_a_dtype = DType::f32, .wq_b_dtype = DType::f32, .wkv_dtype = DType::f32, .wo_a_dtype = DType::f32,
+               .wo_b_dtype = DType::f32, .index_wq_b_dtype = DType::f32, .compress_weight_dtype = DType::f32,
                .out_dtype = exact ? DType::f32 : DType::bf16};
     if (exact) {
       problem.window_format = problem.entries_format = CacheFormat::kv_f32;
@@ -149,8 +150,12 @@ class Session {
     args.batch = batch.value();
     std::vector<float> out(static_cast<std::size_t>(total) * 32, NAN);
     args.out = view(out.data(), layer_.problem.out_dtype, {total, 32});
-    const Status status = layer(plan_, args, carve_workspace(workspace_.data(), plan_.workspace_size()));
-    EXPECT_TRUE(status.ok()) << status.text();
+    const Workspace workspace = carve_workspace(workspace_.data(), plan_.workspace_size());
+    const std::size_t calls = stage_by_stage ? layer_stages(plan_).size() : 1;
+    for (std::size_t i = 0; i < calls; ++i) {
+      const Status status = stage_by_stage ? run_layer_stage(plan_, i, args, workspace) : layer(plan_, args, workspace);
+      EXPECT_TRUE(status.ok()) << status.text();
+    }
     if (layer_.problem.out_dtype == DType::bf16) {
       const auto* narrow = reinterpret_cast<const bf16*>(out.data());
       for (std::int64_t i = total * 32 - 1; i >= 0; --i) out[i] = to_f32(narrow[i]);
@@ -191,6 +196,7 @@ class Session {
   }
 
   std::map<int, std::map<std::int64_t, std::vector<float>>> results;
+  bool stage_by_stage = false;  ///< steps run through run_layer_stage
 
  private:
   TinyLayer& layer_;

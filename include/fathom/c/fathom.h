@@ -153,7 +153,8 @@ FATHOM_C_API int32_t fathom_op_count(void);
 FATHOM_C_API const char* fathom_op_name(int32_t index);
 
 /* {"name", "stage", "summary", "formula", "source", "args": [{"name", "role", "optional", "shape", "dtypes", "doc"}],
- *  "fields": [{"name", "kind", "default", "least", "most", "words", "doc"}]}; least and most of bounded fields. */
+ *  "fields": [{"name", "kind", "default", "least", "most", "words", "group", "doc"}]}; least and
+ *  most of bounded fields, group of those that a text may also set by a common name. */
 FATHOM_C_API fathom_code fathom_op_json(const char* op, char* buffer, int64_t capacity, int64_t* size,
                                         fathom_status* status);
 /* [{"implementation", "reason"}], best first; an empty reason takes the problem. */

@@ -4,8 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <map>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "fathom/core/problem.h"
 #include "fathom/core/tensor.h"
@@ -57,6 +60,14 @@ constexpr bool lists_every_field(const ArgSpec (&args)[N]) noexcept {
   }
   return true;
 }
+
+/// Values for the words of shapes: free extents, and capacities of which a run brings fewer than the problem says.
+using Extents = std::map<std::string, std::int64_t, std::less<>>;
+/// The shape of an argument in numbers. A word that neither `extents` nor the problem knows is an error that names it.
+Result<std::vector<std::int64_t>> arg_shape(const OpSpec& op, const void* problem, const ArgSpec& arg,
+                                            const Extents& extents = {}) noexcept;
+/// The element types that the argument may have, in the order of its spec.
+Result<std::vector<DType>> arg_dtypes(const OpSpec& op, const void* problem, const ArgSpec& arg) noexcept;
 
 /// All ops, in the order of the layer's story.
 std::span<const OpSpec* const> op_table() noexcept;

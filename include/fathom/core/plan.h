@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -59,6 +60,8 @@ class AnyPlan {
   const Device& device() const noexcept;
   WorkspaceSize workspace_size() const noexcept;
   const void* problem_data() const noexcept;
+  /// The plans that a run of this one runs: a layer's stages, a stage's products.
+  std::span<const AnyPlan> parts() const noexcept;
   const detail::PlanData* data() const noexcept { return data_.get(); }
 
  private:

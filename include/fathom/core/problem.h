@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "fathom/core/dtype.h"
 #include "fathom/core/status.h"
@@ -36,8 +37,9 @@ enum class FieldKind : std::uint8_t {
   numerics,  ///< Numerics
 };
 
-/// One field of a problem struct. `least` and `most` bound integers, and reals
-/// where they differ; `words` names the values of an enum.
+/// One field of a problem struct. `least` and `most` bound integers, and reals where they differ; `words` names the
+/// values of an enum. Fields of one `group` are dtypes with one default; in texts the group's name sets all of them that
+/// the text does not set by their own.
 struct ProblemField {
   std::uint16_t offset;
   FieldKind kind;
@@ -46,6 +48,7 @@ struct ProblemField {
   std::int64_t least = 0;
   std::int64_t most = 0;
   std::span<const char* const> words = {};
+  const char* group = nullptr;
 };
 
 /// A problem struct's fields, size and default values. Every problem type has `static const ProblemSpec& spec()`.
@@ -63,16 +66,27 @@ inline constexpr std::int64_t kMaxDim = std::int64_t{1} << 20;
 inline constexpr std::int64_t kMaxPageSize = std::int64_t{1} << 16;
 inline constexpr std::int64_t kMaxEntries = std::int64_t{1} << 24;
 
+/// A name that sets several fields at once.
+struct FieldGroup {
+  const char* name;
+  std::string fields;  ///< "wq_a_dtype, wq_b_dtype"
+};
+/// The groups of the problem's fields, in order.
+std::vector<FieldGroup> field_groups(const ProblemSpec& spec);
+
 /// The names an enum-like field may take; empty for numbers.
 std::span<const char* const> field_words(const ProblemField& field) noexcept;
 /// One field's value as problem_text prints it.
 std::string field_text(const ProblemField& field, const void* problem);
-/// One line, fields in declaration order, those at their default value left out. Never fails but for memory.
+/// One line, fields in declaration order, those at their default value left out; a group whose fields mostly hold another
+/// value is named with that value first, then the fields that differ from it. Never fails but for memory.
 std::string problem_text(const ProblemSpec& spec, const void* problem);
-/// Reads "name=value ..." over the defaults. Unknown, repeated or malformed fields are named in the status.
+/// Reads "name=value ..." over the defaults, in any order. Unknown, repeated or malformed fields are named in the status.
 Status parse_problem(const ProblemSpec& spec, std::string_view text, void* problem) noexcept;
 /// Every field inside its bounds.
 Status check_problem(const ProblemSpec& spec, const char* op, const void* problem) noexcept;
+/// The field called `name`, or null.
+const ProblemField* find_field(const ProblemSpec& spec, std::string_view name) noexcept;
 /// The integer behind field `name`, or -1 where the problem has no such field.
 std::int64_t problem_integer(const ProblemSpec& spec, const void* problem, std::string_view name) noexcept;
 
