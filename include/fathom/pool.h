@@ -21,6 +21,8 @@ struct PagePoolOptions {
   /// Tokens below the greatest length of a sequence that roll_back and fork can always undo; the rows this needs are kept.
   int rollback_tokens = 0;
   std::uint64_t page_order_seed = 0;  ///< 0: pages are handed out in order; otherwise in a seeded random order
+  /// CUDA: all the pool does on the device is ordered on this stream; run the layers on it too.
+  Stream stream = {};
 };
 
 /// Pages that `tokens` tokens in each of `sequences` sequences (forks included) need, with `rollback_tokens` kept, in
@@ -35,7 +37,9 @@ class PagePool {
   /// The caches of a layer, as num_free_pages and block_table number them.
   enum Cache : int { kWindow, kEntries, kIndexKeys, kState, kIndexState, kNumCaches };
 
-  /// `problem` gives the layer kind, the formats and the page sizes.
+  /// `problem` gives the layer kind, the formats and the page sizes. Pages and the step's Batch lie on `device`.
+  static Result<PagePool> create(const LayerProblem& problem, const PagePoolOptions& options, const Device& device) noexcept;
+  /// The same in host memory.
   static Result<PagePool> create(const LayerProblem& problem, const PagePoolOptions& options) noexcept;
   PagePool(PagePool&&) noexcept;
   PagePool& operator=(PagePool&&) noexcept;
@@ -50,7 +54,8 @@ class PagePool {
   std::int64_t num_free_pages(int cache) const noexcept;  ///< cache: one of Cache
 
   /// Makes room for `counts[i]` further tokens of `sequences[i]`, all or nothing, copies shared pages that will be
-  /// written, and returns the bookkeeping of the step in that order. Run the layers, then call commit.
+  /// written, and returns the bookkeeping of the step in that order, valid until the next call. Run the layers, then call
+  /// commit. On CUDA the batch's arrays keep their addresses for as long as steps are no larger than the largest so far.
   Result<Batch> begin_step(std::span<const int> sequences, std::span<const std::int64_t> counts) noexcept;
   /// The step's tokens now belong to their sequences; rows that no later step can need are freed.
   Status commit() noexcept;

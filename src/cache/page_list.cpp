@@ -1,7 +1,6 @@
 // PageList: reference counts, a stack of free pages, and poison in the bytes nobody holds.
 #include "cache/page_list.h"
 
-#include <cstring>
 #include <limits>
 #include <new>
 #include <utility>
@@ -9,7 +8,7 @@
 namespace fathom {
 namespace {
 
-constexpr int kPoison = 0xff;
+constexpr std::byte kPoison{0xff};
 
 // splitmix64: a few lines that give the same order with every standard library.
 std::uint64_t next_random(std::uint64_t& state) noexcept {
@@ -22,19 +21,30 @@ std::uint64_t next_random(std::uint64_t& state) noexcept {
 
 }  // namespace
 
-PageList::PageList(const RowLayout& layout, std::int64_t page_size, std::int64_t num_pages, int num_layers,
-                   std::uint64_t order_seed)
-    : layout_(layout), page_size_(page_size), stride_(layout.page_stride(page_size)) {
-  if (num_pages > std::numeric_limits<std::ptrdiff_t>::max() / stride_) throw std::bad_alloc();
-  bytes_.reserve(num_layers);
-  for (int layer = 0; layer < num_layers; ++layer) bytes_.emplace_back(num_pages * stride_, std::byte{kPoison});
-  holders_.assign(num_pages, 0);
-  free_.resize(num_pages);
-  for (std::int64_t i = 0; i < num_pages; ++i) free_[i] = static_cast<std::int32_t>(num_pages - 1 - i);
-  if (order_seed == 0) return;
-  for (std::int64_t i = num_pages - 1; i > 0; --i) {
-    std::swap(free_[i], free_[next_random(order_seed) % static_cast<std::uint64_t>(i + 1)]);
+Result<PageList> PageList::create(const RowLayout& layout, std::int64_t page_size, std::int64_t num_pages, int num_layers,
+                                  std::uint64_t order_seed, const Device& device, Stream stream) {
+  PageList list;
+  list.layout_ = layout;
+  list.page_size_ = page_size;
+  list.stride_ = layout.page_stride(page_size);
+  list.device_ = device;
+  list.stream_ = stream;
+  if (num_pages > std::numeric_limits<std::ptrdiff_t>::max() / list.stride_) throw std::bad_alloc();
+  list.bytes_.reserve(num_layers);
+  for (int layer = 0; layer < num_layers; ++layer) {
+    FATHOM_ASSIGN(DeviceMemory bytes, DeviceMemory::allocate(device, num_pages * list.stride_));
+    FATHOM_TRY(fill_bytes(device, bytes.data(), kPoison, bytes.bytes(), stream));
+    list.bytes_.push_back(std::move(bytes));
   }
+  list.holders_.assign(num_pages, 0);
+  std::vector<std::int32_t>& free = list.free_;
+  free.resize(num_pages);
+  for (std::int64_t i = 0; i < num_pages; ++i) free[i] = static_cast<std::int32_t>(num_pages - 1 - i);
+  if (order_seed == 0) return list;
+  for (std::int64_t i = num_pages - 1; i > 0; --i) {
+    std::swap(free[i], free[next_random(order_seed) % static_cast<std::uint64_t>(i + 1)]);
+  }
+  return list;
 }
 
 std::int32_t PageList::take() noexcept {
@@ -46,21 +56,34 @@ std::int32_t PageList::take() noexcept {
 
 void PageList::release(std::int32_t page) noexcept {
   if (--holders_[page] > 0) return;
-  for (std::vector<std::byte>& layer : bytes_) std::memset(layer.data() + page * stride_, kPoison, stride_);
+  for (const DeviceMemory& layer : bytes_) note(fill_bytes(*device_, layer.data() + page * stride_, kPoison, stride_, stream_));
   free_.push_back(page);
 }
 
 void PageList::copy(std::int32_t from, std::int32_t to) noexcept {
-  for (std::vector<std::byte>& layer : bytes_)
-    std::memcpy(layer.data() + to * stride_, layer.data() + from * stride_, stride_);
+  for (const DeviceMemory& layer : bytes_) {
+    note(copy_bytes(*device_, layer.data() + to * stride_, layer.data() + from * stride_, stride_, stream_));
+  }
+}
+
+void PageList::read_row(int layer, std::int64_t slot, std::byte* to) const noexcept {
+  const PagedCacheView cache = paged(layer);
+  note(copy_bytes(*device_, to, cache.row(slot), layout_.row_bytes, stream_));
+  note(copy_bytes(*device_, to + layout_.row_bytes, cache.footer(slot), layout_.footer_bytes, stream_));
+}
+
+void PageList::write_row(int layer, std::int64_t slot, const std::byte* from) noexcept {
+  const PagedCacheView cache = paged(layer);
+  note(copy_bytes(*device_, cache.row(slot), from, layout_.row_bytes, stream_));
+  note(copy_bytes(*device_, cache.footer(slot), from + layout_.row_bytes, layout_.footer_bytes, stream_));
 }
 
 TensorView PageList::pages(int layer) const noexcept {
-  return view(bytes_[layer].data(), DType::u8, {num_pages(), stride_});
+  return view(bytes_[layer].data(), DType::u8, {num_pages(), stride_}, *device_);
 }
 
 PagedCacheView PageList::paged(int layer) const noexcept {
-  return {const_cast<std::byte*>(bytes_[layer].data()), layout_, page_size_, num_pages(), stride_};
+  return {bytes_[layer].data(), layout_, page_size_, num_pages(), stride_, device_->kind()};
 }
 
 }  // namespace fathom

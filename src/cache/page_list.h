@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "fathom/cache.h"
+#include "fathom/core/memory.h"
 
 namespace fathom {
 
@@ -14,9 +16,10 @@ namespace fathom {
 class PageList {
  public:
   PageList() = default;
-  /// `order_seed` = 0 hands pages out in order; other seeds permute them. Throws bad_alloc.
-  PageList(const RowLayout& layout, std::int64_t page_size, std::int64_t num_pages, int num_layers,
-           std::uint64_t order_seed);
+  /// `order_seed` = 0 hands pages out in order; other seeds permute them. The bytes lie on `device`; what the list does
+  /// to them is ordered on `stream`. May throw bad_alloc.
+  static Result<PageList> create(const RowLayout& layout, std::int64_t page_size, std::int64_t num_pages, int num_layers,
+                                 std::uint64_t order_seed, const Device& device, Stream stream);
 
   const RowLayout& layout() const noexcept { return layout_; }
   std::int64_t page_size() const noexcept { return page_size_; }
@@ -33,15 +36,28 @@ class PageList {
   /// Copies a page's rows in every layer.
   void copy(std::int32_t from, std::int32_t to) noexcept;
 
+  /// The bytes of one row, row part and footer part behind each other, to or from host memory.
+  void read_row(int layer, std::int64_t slot, std::byte* to) const noexcept;
+  void write_row(int layer, std::int64_t slot, const std::byte* from) noexcept;
+  /// The first thing that the device refused to do, if anything.
+  const Status& trouble() const noexcept { return trouble_; }
+
   /// u8 [num_pages, page_stride] of one layer.
   TensorView pages(int layer) const noexcept;
   PagedCacheView paged(int layer) const noexcept;
 
  private:
+  void note(const Status& status) const noexcept {
+    if (trouble_.ok() && !status.ok()) trouble_ = status;
+  }
+
   RowLayout layout_;
   std::int64_t page_size_ = 1;
   std::int64_t stride_ = 0;
-  std::vector<std::vector<std::byte>> bytes_;  // by layer
+  std::optional<Device> device_;
+  Stream stream_;
+  std::vector<DeviceMemory> bytes_;   // by layer
+  mutable Status trouble_;
   std::vector<std::int32_t> holders_;          // by page
   std::vector<std::int32_t> free_;             // a stack; room for every page is reserved, so release never allocates
 };

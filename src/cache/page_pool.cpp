@@ -91,6 +91,11 @@ Result<PagePoolOptions> pool_options_for(const LayerProblem& problem, std::int64
 }
 
 Result<PagePool> PagePool::create(const LayerProblem& problem, const PagePoolOptions& options) noexcept {
+  FATHOM_ASSIGN(const Device host, Device::cpu(1));
+  return create(problem, options, host);
+}
+
+Result<PagePool> PagePool::create(const LayerProblem& problem, const PagePoolOptions& options, const Device& device) noexcept {
   return guarded("PagePool", [&]() -> Result<PagePool> {
     FATHOM_TRY(check_sizes("PagePool", problem, options.rollback_tokens));
     if (options.num_layers < 1 || options.num_layers > kMaxPoolLayers) {
@@ -99,6 +104,8 @@ Result<PagePool> PagePool::create(const LayerProblem& problem, const PagePoolOpt
     auto impl = std::make_unique<Impl>();
     impl->problem = problem;
     impl->num_layers = options.num_layers;
+    impl->device = device;
+    impl->stream = options.stream;
     impl->rules = {problem.window, problem.compress_ratio, options.rollback_tokens};
     const std::array<KindSpec, kNumCaches> specs = kind_specs(problem, options);
     std::array<RowLayout, kNumCaches> layouts;
@@ -114,8 +121,8 @@ Result<PagePool> PagePool::create(const LayerProblem& problem, const PagePoolOpt
     }
     for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!impl->rules.has(kind)) continue;
-      impl->lists[kind] = PageList(layouts[kind], specs[kind].page_size, specs[kind].num_pages, options.num_layers,
-                                   options.page_order_seed);
+      FATHOM_ASSIGN(impl->lists[kind], PageList::create(layouts[kind], specs[kind].page_size, specs[kind].num_pages, options.num_layers,
+                                                        options.page_order_seed, device, options.stream));
     }
     return PagePool(std::move(impl));
   });

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cache/page_list.h"
+#include "fathom/core/memory.h"
 #include "fathom/pool.h"
 
 namespace fathom {
@@ -106,6 +107,9 @@ struct FATHOM_HIDDEN PagePool::Impl {
   std::vector<Sequence> sequences;
   std::vector<int> free_numbers;  ///< of removed sequences; room for all numbers is reserved
   Step step;
+  std::optional<Device> device;
+  Stream stream;
+  DeviceMemory batch_memory;  ///< CUDA: the step's arrays
 
   /// invalid_argument unless `sequence` is alive; `call` starts the message.
   Status check_sequence(const char* call, int sequence) const noexcept;
@@ -137,7 +141,12 @@ struct FATHOM_HIDDEN PagePool::Impl {
   Status open_step(std::span<const int> chosen, std::span<const std::int64_t> counts);
   /// Fills the open step's arrays by token.
   void write_tokens() noexcept;
-  Batch batch() const noexcept;
+  /// The open step's arrays in host memory.
+  Batch host_batch() const noexcept;
+  /// The same where the device reads them.
+  Result<Batch> batch();
+  /// The first thing that the device refused to do to any cache.
+  Status trouble() const noexcept;
 
   /// Reads a snapshot's headers off `bytes` and checks them and the number of bytes left. Fills in the sequence's
   /// length and the first row of each cache.

@@ -109,14 +109,14 @@ Result<std::vector<std::byte>> PagePool::snapshot(int sequence) const noexcept {
       if (!pool.rules.has(kind)) continue;
       const RowLayout& layout = pool.lists[kind].layout();
       for (int layer = 0; layer < pool.num_layers; ++layer) {
-        const PagedCacheView cache = pool.lists[kind].paged(layer);
         for (std::int64_t i = 0; i < sections[kind].num_rows; ++i) {
-          const std::int64_t slot = pool.slot_of(kind, kept.tables[kind], sections[kind].first_row + i);
-          put(cache.row(slot), layout.row_bytes);
-          put(cache.footer(slot), layout.footer_bytes);
+          pool.lists[kind].read_row(layer, pool.slot_of(kind, kept.tables[kind], sections[kind].first_row + i), to);
+          to += layout.row_bytes + layout.footer_bytes;
         }
       }
     }
+    FATHOM_TRY(pool.trouble());
+    FATHOM_TRY(synchronize(*pool.device, pool.stream));
     return bytes;
   });
 }
@@ -205,15 +205,14 @@ Result<int> PagePool::restore(std::span<const std::byte> snapshot) noexcept {
       for (auto page = table.pages.begin() + first_blocks[kind]; page != table.pages.end(); ++page) *page = list.take();
       const RowLayout& layout = list.layout();
       for (int layer = 0; layer < pool.num_layers; ++layer) {
-        const PagedCacheView cache = list.paged(layer);
         for (std::int64_t row = table.first_row; row < pool.rules.rows(kind, pool.sequences[number].length); ++row) {
           const std::int64_t slot = pool.slot_of(kind, table, row);
-          std::memcpy(cache.row(slot), snapshot.data(), layout.row_bytes);
-          std::memcpy(cache.footer(slot), snapshot.data() + layout.row_bytes, layout.footer_bytes);
+          list.write_row(layer, slot, snapshot.data());
           snapshot = snapshot.subspan(layout.row_bytes + layout.footer_bytes);
         }
       }
     }
+    FATHOM_TRY(pool.trouble());
     return number;
   });
 }

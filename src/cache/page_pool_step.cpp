@@ -139,7 +139,7 @@ void PagePool::Impl::write_tokens() noexcept {
   }
 }
 
-Batch PagePool::Impl::batch() const noexcept {
+Batch PagePool::Impl::host_batch() const noexcept {
   const auto num_tokens = static_cast<std::int64_t>(step.positions.size());
   const auto num_seqs = static_cast<std::int64_t>(step.sequences.size());
   const auto by_token = [&](const std::vector<std::int32_t>& numbers) {
@@ -164,11 +164,45 @@ Batch PagePool::Impl::batch() const noexcept {
   return batch;
 }
 
+Result<Batch> PagePool::Impl::batch() {
+  Batch batch = host_batch();
+  if (device->kind() == DeviceKind::cpu) return batch;
+  // A Batch is an array of views; on the device they lie behind each other.
+  const std::span<TensorView> views(reinterpret_cast<TensorView*>(&batch), sizeof(Batch) / sizeof(TensorView));
+  const auto bytes = [](const TensorView& array) {
+    constexpr std::int64_t kAlignment = 256;
+    return (bytes_of(array.dtype, array.numel()) + kAlignment - 1) / kAlignment * kAlignment;
+  };
+  std::int64_t total = 0;
+  for (const TensorView& array : views) total += array.is_absent() ? 0 : bytes(array);
+  if (total > batch_memory.bytes()) {
+    FATHOM_ASSIGN(batch_memory, DeviceMemory::allocate(*device, total));
+  }
+  std::byte* to = batch_memory.data();
+  for (TensorView& array : views) {
+    if (array.is_absent()) continue;
+    FATHOM_TRY(copy_bytes(*device, to, array.data, bytes_of(array.dtype, array.numel()), stream));
+    to += bytes(array);
+    array.data = to - bytes(array);
+    array.device = device->kind();
+    array.device_index = static_cast<std::int16_t>(device->index());
+  }
+  return batch;
+}
+
+Status PagePool::Impl::trouble() const noexcept {
+  for (const PageList& list : lists) FATHOM_TRY(list.trouble());
+  return {};
+}
+
 Result<Batch> PagePool::begin_step(std::span<const int> sequences, std::span<const std::int64_t> counts) noexcept {
   return guarded("begin_step", [&]() -> Result<Batch> {
     FATHOM_TRY(check_pool("begin_step", impl_.get()));
     FATHOM_TRY(impl_->open_step(sequences, counts));
-    return impl_->batch();
+    Result<Batch> batch = impl_->batch();
+    if (!batch.ok()) abandon();
+    FATHOM_TRY(impl_->trouble());
+    return batch;
   });
 }
 

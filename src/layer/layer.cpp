@@ -19,15 +19,26 @@ struct Pieces {
   Workspace stage;
 };
 
-Pieces lay_out(const LayerProblem& problem, std::span<const LayerStage> stages, std::int64_t num_tokens, Scratch& scratch) {
+/// What any of the stages asks for.
+WorkspaceSize largest_of(std::span<const LayerStage> stages) {
+  WorkspaceSize size;
+  for (const LayerStage& stage : stages) {
+    const WorkspaceSize needs = stage.plan.workspace_size();
+    size = {std::max(size.scratch, needs.scratch), std::max(size.counters, needs.counters), std::max(size.schedule, needs.schedule)};
+  }
+  return size;
+}
+
+Pieces lay_out(const LayerProblem& problem, std::span<const LayerStage> stages, std::int64_t num_tokens, const Device& device,
+               const Workspace& workspace, Scratch& scratch) {
   const DType activation = activation_dtype(problem.numerics);
   // Room for the plan's capacity, shaped for the tokens that came.
   const auto take = [&](DType dtype, std::initializer_list<std::int64_t> row) {
     std::int64_t width = 1;
     for (const std::int64_t extent : row) width *= extent;
     void* data = scratch.take<std::byte>(bytes_of(dtype, problem.num_tokens * width));
-    return row.size() == 1 ? view(data, dtype, {num_tokens, *row.begin()})
-                           : view(data, dtype, {num_tokens, *row.begin(), *(row.begin() + 1)});
+    return row.size() == 1 ? view(data, dtype, {num_tokens, *row.begin()}, device)
+                           : view(data, dtype, {num_tokens, *row.begin(), *(row.begin() + 1)}, device);
   };
   Pieces pieces;
   pieces.q_latent = take(activation, {problem.q_rank});
@@ -40,9 +51,7 @@ Pieces lay_out(const LayerProblem& problem, std::span<const LayerStage> stages, 
     pieces.index_weights = take(DType::f32, {problem.index_heads});
     pieces.topk_indices = take(DType::i32, {problem.index_topk});
   }
-  WorkspaceSize largest_stage;
-  for (const LayerStage& stage : stages) largest_stage.scratch = std::max(largest_stage.scratch, stage.plan.workspace_size().scratch);
-  pieces.stage = scratch.take_workspace(largest_stage);
+  pieces.stage = scratch.take_workspace(largest_of(stages), workspace);
   return pieces;
 }
 
@@ -239,7 +248,7 @@ struct Stages {
 Status run_stages(const LayerProblem& problem, const LayerArgs& args, const RunContext& context, std::size_t first, std::size_t count) {
   const auto& stages = *static_cast<const Stages*>(context.state);
   Scratch scratch(context.workspace.scratch);
-  Step step{problem, args, lay_out(problem, stages.planned, args.x.shape[0], scratch), context.stream};
+  Step step{problem, args, lay_out(problem, stages.planned, args.x.shape[0], context.device, context.workspace, scratch), context.stream};
   if (!args.attn_out.is_absent()) step.pieces.attn_out = args.attn_out;
   for (std::size_t i = first; i < first + count; ++i) FATHOM_TRY(stages.run[i](stages.planned[i].plan, step));
   return {};
@@ -258,10 +267,11 @@ Result<Prepared> prepare_layer(const LayerProblem& problem, const Device& device
     stages->run.push_back(kind.run);
   }
   Scratch scratch;
-  lay_out(problem, stages->planned, problem.num_tokens, scratch);
+  lay_out(problem, stages->planned, problem.num_tokens, device, {}, scratch);
+  const WorkspaceSize largest = largest_of(stages->planned);
   std::vector<AnyPlan> parts;
   for (const LayerStage& stage : stages->planned) parts.push_back(stage.plan);
-  return Prepared{{.scratch = scratch.used()}, std::move(stages), std::move(parts)};
+  return Prepared{{scratch.used(), largest.counters, largest.schedule}, std::move(stages), std::move(parts)};
 }
 
 Status run_layer(const LayerProblem& problem, const LayerArgs& args, const RunContext& context) {

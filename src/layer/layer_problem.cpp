@@ -55,6 +55,9 @@ constexpr OpSpec kSpec{"layer", "layer", "Compute one attention layer of a step:
 
 constexpr Implementation kList[] = {
     implement<refuses_nothing<LayerProblem>, prepare_layer, run_layer>("stages", DeviceKind::cpu),
+#ifdef FATHOM_WITH_CUDA
+    implement<refuses_nothing<LayerProblem>, prepare_layer, run_layer>("stages", DeviceKind::cuda),
+#endif
 };
 
 Status validate(const void* opaque) {

@@ -54,6 +54,13 @@ class Device {
   std::shared_ptr<detail::ThreadArena> arena_;
 };
 
+/// As view() of core/tensor.h, of memory on `device`.
+inline TensorView view(const void* data, DType dtype, std::initializer_list<std::int64_t> shape, const Device& device) noexcept {
+  TensorView result = view(data, dtype, shape, device.kind());
+  result.device_index = static_cast<std::int16_t>(device.index());
+  return result;
+}
+
 /// A CUDA stream as an opaque handle (cudaStream_t); null on the CPU, where ops run before they return.
 struct Stream {
   void* handle = nullptr;
