@@ -12,6 +12,9 @@ Result<Prepared> prepare_attend_cpu(const AttendProblem& problem, const Device& 
 Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 
 // On CUDA.
+Reason refuses_attend_sm90(const AttendProblem& problem, const Device& device);
+Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 Reason refuses_attend_sm80(const AttendProblem& problem, const Device& device);
 Result<Prepared> prepare_attend_sm80(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);

@@ -5,6 +5,9 @@ namespace fathom {
 
 std::span<const Implementation> attend_implementations() noexcept {
   static constexpr Implementation kList[] = {
+#ifdef FATHOM_WITH_SM90
+      implement<refuses_attend_sm90, prepare_attend_sm90, attend_sm90>("cuda:sm90", DeviceKind::cuda),
+#endif
 #ifdef FATHOM_WITH_CUDA
       implement<refuses_attend_sm80, prepare_attend_sm80, attend_sm80>("cuda:sm80", DeviceKind::cuda),
       implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_simt>("cuda:simt", DeviceKind::cuda),

@@ -1,4 +1,4 @@
-// How the mma.sync kernel of attend is cut: heads of a block, splits of a query's rows. Numbers from the problem and the
+// How attend's CUDA kernels are cut: heads of a block, splits of a query's rows. Numbers from the problem and the
 // device's limits alone, so that they can be read, compared and tested without a GPU.
 #pragma once
 
@@ -9,14 +9,13 @@
 
 namespace fathom {
 
-struct AttendSm80Policy {
-  static constexpr int kTileRows = 32;  ///< rows of a step of the kernel
-
-  int heads_per_block = 32;       ///< 16 or 32: rows of the matrix products
-  std::int64_t target_blocks = 0;  ///< blocks that fill the device twice; splits are made until there are as many
+/// Splits of queries into parts that a last block merges: the rules both kernels share.
+struct AttendSplits {
+  int heads_per_block = 64;
+  std::int64_t target_blocks = 0;  ///< splits are made until there are as many blocks
   int most_splits = 1;
 
-  bool operator==(const AttendSm80Policy&) const = default;
+  bool operator==(const AttendSplits&) const = default;
 
   constexpr std::int64_t head_blocks(int num_heads) const noexcept { return (num_heads + heads_per_block - 1) / heads_per_block; }
   /// Parts that the rows of each of `num_tokens` queries are cut into.
@@ -35,22 +34,47 @@ struct AttendSm80Policy {
   }
 };
 
-constexpr std::int64_t attend_tiles(const AttendProblem& problem) noexcept {
+/// mma.sync, sm_80 and later: 16 or 32 heads a block, blocks that fill the device twice.
+struct AttendSm80Policy : AttendSplits {
+  static constexpr int kTileRows = 32;  ///< rows of a step of the kernel
+  bool operator==(const AttendSm80Policy&) const = default;
+};
+
+/// wgmma, sm_90: 64 heads a block, a block for each multiprocessor.
+struct AttendSm90Policy : AttendSplits {
+  static constexpr int kStepRows = 64;  ///< a pair of tiles
+  std::int64_t small_work = 0;          ///< query heads below which the other kernel is quicker (measured)
+  bool operator==(const AttendSm90Policy&) const = default;
+
+  constexpr bool is_small(std::int64_t num_tokens, int num_heads) const noexcept { return num_tokens * num_heads < small_work; }
+};
+
+/// Most rows of a query, in steps of `step`.
+constexpr std::int64_t attend_steps(const AttendProblem& problem, int step) noexcept {
   const std::int64_t rows = (problem.window_rows == RowsBy::none ? 0 : problem.window_width) +
                             std::int64_t{problem.entries_rows == RowsBy::none ? 0 : problem.entries_width};
-  return (rows + AttendSm80Policy::kTileRows - 1) / AttendSm80Policy::kTileRows;
+  return (rows + step - 1) / step;
 }
+constexpr int kMostAttendSplits = 32;  ///< a lane for each in the merge
 
 constexpr AttendSm80Policy attend_sm80_policy(const AttendProblem& problem, const DeviceLimits& limits) noexcept {
   constexpr int kLeastTilesOfSplit = 2;  // below it a split costs more in merging than it saves
-  constexpr int kMostSplits = 32;  // a lane for each in the merge
   AttendSm80Policy policy;
-  const std::int64_t tiles = attend_tiles(problem);
+  const std::int64_t tiles = attend_steps(problem, AttendSm80Policy::kTileRows);
   // Few queries: smaller blocks, so that more multiprocessors share them.
   const bool few = std::int64_t{problem.num_tokens} * problem.num_heads * tiles < std::int64_t{64} * 20 * limits.num_multiprocessors / 32;
   policy.heads_per_block = problem.num_heads <= 16 || few ? 16 : 32;
   policy.target_blocks = std::int64_t{2} * limits.num_multiprocessors;
-  policy.most_splits = static_cast<int>(std::clamp<std::int64_t>(tiles / kLeastTilesOfSplit, 1, kMostSplits));
+  policy.most_splits = static_cast<int>(std::clamp<std::int64_t>(tiles / kLeastTilesOfSplit, 1, kMostAttendSplits));
+  return policy;
+}
+
+constexpr AttendSm90Policy attend_sm90_policy(const AttendProblem& problem, const DeviceLimits& limits) noexcept {
+  AttendSm90Policy policy;
+  policy.heads_per_block = 64;
+  policy.target_blocks = limits.num_multiprocessors;
+  policy.most_splits = static_cast<int>(std::clamp<std::int64_t>(attend_steps(problem, AttendSm90Policy::kStepRows), 1, kMostAttendSplits));
+  policy.small_work = 0;
   return policy;
 }
 

@@ -8,41 +8,6 @@ namespace fathom {
 namespace attend_sm80_kernel {
 namespace {
 
-/// The last words on one head: 1 / denominator, or 0 where nothing is left of the values, whatever they are.
-struct Finish {
-  float inverse;
-  bool is_empty;
-};
-__device__ Finish finish_head(const Launch& launch, int h, float base, float total) {
-  const AttendArgs& args = launch.args;
-  const float sink = args.attn_sink.is_absent() ? -kInfinity : args.attn_sink.at<float>(h);
-  const float denominator = total + exp2f(sink * kLog2e - base);
-  return {kUp / denominator, total == 0.f || denominator == kInfinity};
-}
-__device__ void store_head_state(const Launch& launch, std::int64_t t, int h, float base, float total, float most) {
-  const AttendArgs& args = launch.args;
-  if (!args.lse.is_absent()) args.lse.row<float>(t)[h] = base * kLn2 + logf(total);
-  if (!args.max_logits.is_absent()) args.max_logits.row<float>(t)[h] = most * kLn2;
-}
-
-/// Stores kCount neighbouring elements of one head's result.
-template <int kCount>
-__device__ void store_result(const Launch& launch, std::int64_t t, int h, int first, const float (&values)[kCount], const Finish& finish) {
-  const TensorView& out = launch.args.out;
-  bf16* to = static_cast<bf16*>(out.data) + t * out.strides[0] + h * out.strides[1] + first;
-  std::uint32_t packed[kCount / 2];
-#pragma unroll
-  for (int i = 0; i < kCount / 2; ++i) {
-    packed[i] = finish.is_empty ? 0u : mma::pack_bf16x2(values[2 * i] * finish.inverse, values[2 * i + 1] * finish.inverse);
-  }
-  if constexpr (kCount % 8 == 0) {
-#pragma unroll
-    for (int i = 0; i < kCount / 8; ++i) reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(packed)[i];
-  } else {
-    *reinterpret_cast<uint2*>(to) = uint2{packed[0], packed[1]};
-  }
-}
-
 /// A lane's 16 neighbouring elements of head m * 16 + g + 8 * half, unnormalised.
 template <int kHeads>
 __device__ __forceinline__ void lane_elements(const float (&out)[kHeads / 16][8][4], int m, int half, float (&values)[16]) {
@@ -58,8 +23,7 @@ template <int kHeads>
 __device__ void merge_splits(const Launch& launch, Shared<kHeads>& shared, std::int64_t unit, std::int64_t t, int first_head,
                              const float (&out)[kHeads / 16][8][4]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, quad = lane % 4;
-  const int splits = launch.splits;
-  const std::int64_t part = unit * splits + blockIdx.y;
+  const std::int64_t part = unit * launch.splits + blockIdx.y;
 #pragma unroll
   for (int m = 0; m < kHeads / 16; ++m) {
 #pragma unroll
@@ -82,49 +46,13 @@ __device__ void merge_splits(const Launch& launch, Shared<kHeads>& shared, std::
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();  // the block's stores, ordered before it by the barrier, are seen by whoever sees the count
-    shared.is_last = atomicAdd(launch.counters + unit, 1) == splits - 1;
+    shared.is_last = atomicAdd(launch.counters + unit, 1) == launch.splits - 1;
     if (shared.is_last) launch.counters[unit] = 0;
     __threadfence();
   }
   __syncthreads();
   if (!shared.is_last) return;
-  const float* all = launch.states + unit * splits * 3 * kHeads;
-  for (int h = warp; h < kHeads && first_head + h < launch.problem.num_heads; h += kWarps) {
-    // A lane for each split's state.
-    const float* state = all + lane * 3 * kHeads + h;
-    const float mine = lane < splits ? __ldcg(state) : -kInfinity;
-    const float weight = lane < splits ? __ldcg(state + kHeads) : 0.f;
-    float most = lane < splits ? __ldcg(state + 2 * kHeads) : -kInfinity;
-    float base = mine;
-#pragma unroll
-    for (int d = 16; d > 0; d /= 2) {
-      base = fmaxf(base, __shfl_xor_sync(kAllLanes, base, d));
-      most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, d));
-    }
-    // A part that saw nothing may have left nothing: its sums are not looked at.
-    const float factor = weight == 0.f ? 0.f : exp2f(mine - (base == -kInfinity ? 0.f : base));
-    const float total = warp_sum(factor * weight);
-    const unsigned used = __ballot_sync(kAllLanes, weight != 0.f);
-    float sums[4][4] = {};
-#pragma unroll 4
-    for (int s = 0; s < splits; ++s) {
-      const float f = __shfl_sync(kAllLanes, factor, s);
-      const auto* from = reinterpret_cast<const float4*>(launch.sums + ((unit * splits + s) * kHeads + h) * kDim) + lane;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float4 v = __ldcg(from + 32 * i);
-        if ((used >> s & 1) == 0) v = float4{0.f, 0.f, 0.f, 0.f};
-        sums[i][0] = fmaf(f, v.x, sums[i][0]);
-        sums[i][1] = fmaf(f, v.y, sums[i][1]);
-        sums[i][2] = fmaf(f, v.z, sums[i][2]);
-        sums[i][3] = fmaf(f, v.w, sums[i][3]);
-      }
-    }
-    const Finish finish = finish_head(launch, first_head + h, base, total);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) store_result<4>(launch, t, first_head + h, (lane + 32 * i) * 4, sums[i], finish);
-    if (lane == 0) store_head_state(launch, t, first_head + h, base, total, most);
-  }
+  merge_parts<kHeads>(launch, unit, t, first_head, warp, kWarps, kUp);
 }
 
 /// Keeps the address of the lane's row of a tile.
@@ -220,7 +148,8 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     for (int half = 0; half < 2; ++half) {
       const int h = m * 16 + g + 8 * half;
       if (first_head + h >= launch.problem.num_heads) continue;
-      const Finish finish = finish_head(launch, first_head + h, shared.base[h], shared.total[h]);
+      Finish finish = finish_head(launch, first_head + h, shared.base[h], shared.total[h]);
+      finish.inverse *= kUp;
       float values[16];
       lane_elements<kHeads>(out, m, half, values);
       store_result<16>(launch, t, first_head + h, warp * kBlockDim + quad * 16, values, finish);

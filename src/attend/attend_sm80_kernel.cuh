@@ -15,31 +15,26 @@
 // values of tile i, which need nothing of each other.
 #pragma once
 
+#include "attend/attend_kernel.cuh"
 #include "attend/attend_policy.h"
-#include "attend/row_walk.h"
 #include "device/copy.cuh"
 #include "device/mma.cuh"
 #include "device/rows.cuh"
 
 namespace fathom::attend_sm80_kernel {
 
+using namespace attend_rows;
+
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kRows = AttendSm80Policy::kTileRows;
-constexpr int kRowBytes = 576, kScaleBytes = 8;
 constexpr int kRawStride = kRowBytes + 16;  ///< so that the rows of a fragment lie in different banks
 constexpr int kStages = 3;
-constexpr int kDim = 512, kBlockDim = kDim / kWarps;
+constexpr int kBlockDim = kDim / kWarps;
 constexpr int kWeightStride = kRows + 8;
 constexpr int kLoaders = kThreads / kRows;  ///< threads that copy one row
-constexpr float kLog2e = 1.44269504088896f, kLn2 = 0.693147180559945f;
 constexpr float kUp = 0x1p60f, kDown = 0x1p-60f;
 constexpr std::uint32_t kUpBf16 = 0x5d80, kDownBf16 = 0x2180;  ///< the same as bf16
 
-/// Where a row and its scales lie; null = absent.
-struct alignas(16) RowAddress {
-  const std::byte* row;
-  const std::byte* scales;
-};
 constexpr int kAddresses = 4;  ///< tiles whose addresses are kept: in hand, being read, being asked for, being looked up
 
 template <int kHeads>
@@ -58,66 +53,6 @@ struct Shared {
 /// Where column c of head h's partial logits lies: groups of eight columns rotate with the head, so that neither the
 /// fragments' stores nor the softmax's loads meet in a bank.
 __device__ __forceinline__ int logit_at(int h, int c) { return h * kRows + ((((c >> 3) ^ h) & 3) << 3) + (c & 7); }
-
-/// What a launch needs beside the op's own arguments.
-struct Launch {
-  AttendProblem problem;
-  AttendArgs args;
-  PagedCacheView caches[2];
-  int splits;
-  float* sums;     ///< [units, splits, heads, kDim]: unnormalised, times 2^-60
-  float* states;   ///< [units, splits, 3, heads]: base, total weight, largest logit (base 2)
-  int* counters;   ///< [units]
-};
-
-/// The rows of one query, window first, looked up by one warp, a lane for each row of a tile. The load of an index or page
-/// number is under way for a whole tile before `address` needs it.
-class Rows {
- public:
-  __device__ Rows(const Launch& launch, std::int64_t t) : launch_(launch) {
-#pragma unroll
-    for (int s = 0; s < 2; ++s) {
-      const RowWalk walk(s == 0 ? window_set(launch.problem) : entries_set(launch.problem), s == 0 ? launch.args.window : launch.args.entries,
-                         launch.args.seq_ids, launch.caches[s], t);
-      numbers_[s] = walk.numbers();
-      first_[s] = static_cast<int>(walk.first());
-      count_[s] = static_cast<int>(walk.count());
-    }
-  }
-  __device__ int count() const { return count_[0] + count_[1]; }
-
-  /// Row i's slot (list) or page (range); -1 past the end.
-  __device__ std::int32_t number(int i) const {
-    if (i >= count()) return -1;
-    const bool second = i >= count_[0];
-    const int row = row_in_set(i, second);
-    return __ldg((second ? numbers_[1] : numbers_[0]) + (is_list(second) ? row : row / page_size(second)));
-  }
-  /// Where row i lies, given its number.
-  __device__ RowAddress address(int i, std::int32_t number) const {
-    const bool second = i >= count_[0];
-    const PagedCacheView& cache = second ? launch_.caches[1] : launch_.caches[0];
-    const std::uint32_t found = is_list(second) ? static_cast<std::uint32_t>(number) : static_cast<std::uint32_t>(row_in_set(i, second));
-    const std::uint32_t quotient = found / page_size(second), offset = found - quotient * page_size(second);
-    const std::uint32_t page = is_list(second) ? quotient : static_cast<std::uint32_t>(number);
-    if (number < 0 || page >= cache.num_pages) return {nullptr, nullptr};
-    const std::byte* at = cache.pages + page * cache.page_stride;
-    return {at + std::int64_t{offset} * kRowBytes, at + cache.page_size * kRowBytes + offset * kScaleBytes};
-  }
-
- private:
-  __device__ bool is_list(bool second) const {
-    return (second ? launch_.problem.entries_rows : launch_.problem.window_rows) == RowsBy::list;
-  }
-  __device__ std::uint32_t page_size(bool second) const {
-    return static_cast<std::uint32_t>(second ? launch_.problem.entries_page_size : launch_.problem.window_page_size);
-  }
-  __device__ int row_in_set(int i, bool second) const { return second ? first_[1] + i - count_[0] : first_[0] + i; }
-
-  const Launch& launch_;
-  const std::int32_t* numbers_[2];
-  int first_[2], count_[2];
-};
 
 /// Starts the copies of a tile's rows, kLoaders threads each. An absent row is zeros that weigh nothing.
 template <int kChunk, int kHeads>

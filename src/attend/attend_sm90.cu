@@ -1,0 +1,187 @@
+// attend on Hopper: the kernel's frame, how results leave, and the launch. attend_sm90_kernel.cuh has the four jobs.
+#include "attend/attend_impl.h"
+#include "attend/attend_policy.h"
+#include "attend/attend_sm90_kernel.cuh"
+#include "core/scratch.h"
+#include "device/launch.h"
+
+namespace fathom {
+namespace attend_sm90_kernel {
+namespace {
+
+/// Normalised results of a thread's two heads. The four lanes of a quad trade columns, so that each stores eight neighbours.
+__device__ __forceinline__ void store_results(const Launch& launch, std::int64_t t, int first_head, int group, const HeadPair& heads,
+                                              const float (&out)[2][64]) {
+  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = first_head + thread / 32 * 16 + thread % 32 / 4;
+  const TensorView& view = launch.args.out;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int h = head + 8 * r;
+    Finish finish{0.f, true};
+    if (h < launch.problem.num_heads) finish = finish_head(launch, h, heads.base[r], heads.total[r]);
+    bf16* row = static_cast<bf16*>(view.data) + t * view.strides[0] + h * view.strides[1] + group * 256;
+#pragma unroll
+    for (int block = 0; block < 8; ++block) {  // 32 columns: four groups of eight, one for each lane of the quad
+      std::uint32_t mine[4], theirs[4] = {};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float* at = out[block / 4] + (block % 4 * 4 + j) * 4 + 2 * r;
+        mine[j] = finish.is_empty ? 0u : mma::pack_bf16x2(at[0] * finish.inverse, at[1] * finish.inverse);
+      }
+      // Round d: lane quad sends what belongs to lane quad ^ d and gets its own from there.
+#pragma unroll
+      for (int d = 0; d < 4; ++d) {
+        const int to = quad ^ d;
+        const std::uint32_t sent = to == 0 ? mine[0] : to == 1 ? mine[1] : to == 2 ? mine[2] : mine[3];
+        const std::uint32_t came = d == 0 ? sent : __shfl_xor_sync(kAllLanes, sent, d);
+        if (to == 0) theirs[0] = came;
+        if (to == 1) theirs[1] = came;
+        if (to == 2) theirs[2] = came;
+        if (to == 3) theirs[3] = came;
+      }
+      if (h < launch.problem.num_heads) {
+        *reinterpret_cast<uint4*>(row + 32 * block + 8 * quad) = uint4{theirs[0], theirs[1], theirs[2], theirs[3]};
+      }
+    }
+    if (group == 0 && quad == 0 && h < launch.problem.num_heads) store_head_state(launch, t, h, heads.base[r], heads.total[r], heads.most[r]);
+  }
+}
+
+/// Unnormalised sums and states of a split.
+__device__ __forceinline__ void store_part(const Launch& launch, std::int64_t part, int first_head, int group, const HeadPair& heads,
+                                           const float (&out)[2][64]) {
+  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
+  float* states = launch.states + part * 3 * kHeads;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int h = head + 8 * r;
+    if (first_head + h >= launch.problem.num_heads) continue;
+    float* row = launch.sums + (part * kHeads + h) * kDim + group * 256 + 2 * quad;
+#pragma unroll
+    for (int j = 0; j < 32; ++j) *reinterpret_cast<float2*>(row + 8 * j) = float2{out[j / 16][j % 16 * 4 + 2 * r], out[j / 16][j % 16 * 4 + 2 * r + 1]};
+    if (group != 0 || quad != 0) continue;
+    states[h] = heads.base[r];
+    states[kHeads + h] = heads.total[r];
+    states[2 * kHeads + h] = heads.most[r];
+  }
+}
+
+/// The block whose part comes last merges all of the query's.
+__device__ __forceinline__ void merge_if_last(const Launch& launch, Shared& shared, std::int64_t unit, std::int64_t t, int first_head) {
+  barrier::sync<1, 2 * kGroup>();
+  if (threadIdx.x == 0) {
+    __threadfence();  // the block's stores, ordered before it by the barrier, are seen by whoever sees the count
+    shared.is_last = atomicAdd(launch.counters + unit, 1) == launch.splits - 1;
+    if (shared.is_last) launch.counters[unit] = 0;
+    __threadfence();
+  }
+  barrier::sync<1, 2 * kGroup>();
+  if (shared.is_last) merge_parts<kHeads>(launch, unit, t, first_head, threadIdx.x / 32, 2 * kGroup / 32, 1.f);
+}
+
+__global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Launch launch) {
+  extern __shared__ __align__(1024) std::uint8_t shared_bytes[];
+  Shared& shared = *reinterpret_cast<Shared*>(shared_bytes);
+  const int head_blocks = (launch.problem.num_heads + kHeads - 1) / kHeads;
+  const std::int64_t unit = blockIdx.x, t = unit / head_blocks;
+  const int first_head = static_cast<int>(unit % head_blocks) * kHeads;
+  const int role = threadIdx.x / kGroup;  // 0, 1 math; 2 dequantise; 3 fetch
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kUnits; ++i) {
+      barrier::init(&shared.unit_full[i], kGroup + kGroup / 32);
+      barrier::init(&shared.unit_empty[i], kGroup);
+    }
+    for (int i = 0; i < kTiles; ++i) {
+      barrier::init(&shared.tile_full[i], kGroup);
+      barrier::init(&shared.tile_empty[i], 2 * kGroup / 32);
+    }
+    barrier::publish_to_tensor_cores();
+  }
+  const Rows rows(launch, t);
+  const int tiles = (rows.count() + 2 * kTileRows - 1) / (2 * kTileRows);  // in pairs
+  const int begin = static_cast<int>(std::int64_t{tiles} * blockIdx.y / launch.splits);
+  const int end = static_cast<int>(std::int64_t{tiles} * (blockIdx.y + 1) / launch.splits);
+  const Range range{begin * 2 * kTileRows, min(end * 2 * kTileRows, rows.count()), 2 * (end - begin)};
+  __syncthreads();
+  if (role == 3) {
+    barrier::give_registers<40>();
+    fetch(launch, shared, rows, range);
+  } else if (role == 2) {
+    barrier::give_registers<56>();
+    dequantise(shared, range);
+  } else {
+    barrier::take_registers<208>();
+    load_queries(launch, shared, t, first_head);
+    barrier::sync<1, 2 * kGroup>();
+    HeadPair heads;
+    float out[2][64] = {};
+    attend_tiles(launch, shared, range, role, heads, out);
+    close_totals(shared, role, heads);
+    if (launch.splits == 1) {
+      store_results(launch, t, first_head, role, heads, out);
+    } else {
+      store_part(launch, unit * launch.splits + blockIdx.y, first_head, role, heads, out);
+      merge_if_last(launch, shared, unit, t, first_head);
+    }
+  }
+}
+
+static_assert(sizeof(Shared) <= 227 * 1024);
+
+struct Pieces {
+  float *sums, *states;
+};
+Pieces lay_out(const AttendProblem& problem, const AttendSm90Policy& policy, Scratch& scratch) {
+  const std::int64_t parts = policy.most_parts(problem.num_tokens, problem.num_heads) * kHeads;
+  return {scratch.take<float>(parts * kDim), scratch.take<float>(parts * 3)};
+}
+
+bool is_aligned(const TensorView& view) {
+  return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.strides[0] % 8 == 0 && view.strides[1] % 8 == 0;
+}
+bool is_aligned(const PagedCacheView& cache) {
+  return reinterpret_cast<std::uintptr_t>(cache.pages) % 16 == 0 && cache.page_stride % 16 == 0;
+}
+
+}  // namespace
+}  // namespace attend_sm90_kernel
+
+using namespace attend_sm90_kernel;
+
+Reason refuses_attend_sm90(const AttendProblem& problem, const Device& device) {
+  if (device.limits().compute_capability != 90) return "it needs compute capability 9.0";
+  if (device.limits().shared_bytes_per_block < static_cast<int>(sizeof(Shared))) return "a block needs 227 KB of shared memory";
+  return refuses_attend_sm80(problem, device);
+}
+
+Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device& device, const PlanOptions& options) {
+  FATHOM_TRY(allow_shared_bytes("attend", device, attend_kernel, sizeof(Shared)));
+  // What this kernel cannot read, and few rows, go to the other.
+  FATHOM_ASSIGN(Prepared prepared, prepare_attend_sm80(problem, device, options));
+  const AttendSm90Policy policy = attend_sm90_policy(problem, device.limits());
+  Scratch scratch;
+  lay_out(problem, policy, scratch);
+  WorkspaceSize& size = prepared.workspace;
+  size.scratch = std::max(size.scratch, scratch.used());
+  size.counters = std::max(size.counters, policy.most_split_units(problem.num_tokens, problem.num_heads) * static_cast<std::int64_t>(sizeof(int)));
+  return prepared;
+}
+
+Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
+  Launch parameters{problem, args, {}, 1, nullptr, nullptr, nullptr};
+  FATHOM_TRY(open_caches(problem, args, parameters.caches));
+  const AttendSm90Policy policy = attend_sm90_policy(problem, context.device.limits());
+  const std::int64_t num_tokens = args.q.shape[0];
+  const bool aligned = is_aligned(parameters.caches[0]) && is_aligned(parameters.caches[1]) && is_aligned(args.q) && is_aligned(args.out);
+  if (!aligned || policy.is_small(num_tokens, problem.num_heads)) return attend_sm80(problem, args, context);
+  Scratch scratch(context.workspace.scratch);
+  const Pieces pieces = lay_out(problem, policy, scratch);
+  parameters.splits = policy.splits(num_tokens, problem.num_heads);
+  parameters.sums = pieces.sums;
+  parameters.states = pieces.states;
+  parameters.counters = static_cast<int*>(context.workspace.counters.data);
+  const auto units = static_cast<unsigned>(num_tokens * policy.head_blocks(problem.num_heads));
+  return launch("attend", context, attend_kernel, dim3(units, parameters.splits), dim3(kThreads), sizeof(Shared), parameters);
+}
+
+}  // namespace fathom
