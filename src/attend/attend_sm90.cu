@@ -85,14 +85,10 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   const int head_blocks = (launch.problem.num_heads + kHeads - 1) / kHeads;
   const std::int64_t unit = blockIdx.x, t = unit / head_blocks;
   const int first_head = static_cast<int>(unit % head_blocks) * kHeads;
-  const int role = threadIdx.x / kGroup;  // 0, 1 math; 2 dequantise; 3 fetch
+  const int role = threadIdx.x / kGroup;  // 0, 1 math; 2, 3 feed
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kUnits; ++i) {
-      barrier::init(&shared.unit_full[i], kGroup + kGroup / 32);
-      barrier::init(&shared.unit_empty[i], kGroup);
-    }
     for (int i = 0; i < kTiles; ++i) {
-      barrier::init(&shared.tile_full[i], kGroup);
+      barrier::init(&shared.tile_full[i], 2 * kGroup);
       barrier::init(&shared.tile_empty[i], 2 * kGroup / 32);
     }
     barrier::publish_to_tensor_cores();
@@ -103,14 +99,11 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   const int end = static_cast<int>(std::int64_t{tiles} * (blockIdx.y + 1) / launch.splits);
   const Range range{begin * 2 * kTileRows, min(end * 2 * kTileRows, rows.count()), 2 * (end - begin)};
   __syncthreads();
-  if (role == 3) {
-    barrier::give_registers<40>();
-    fetch(launch, shared, rows, range);
-  } else if (role == 2) {
+  if (role >= 2) {
     barrier::give_registers<56>();
-    dequantise(shared, range);
+    feed(launch, shared, rows, range, role - 2);
   } else {
-    barrier::take_registers<208>();
+    barrier::take_registers<200>();
     load_queries(launch, shared, t, first_head);
     barrier::sync<1, 2 * kGroup>();
     HeadPair heads;

@@ -1,15 +1,16 @@
-// attend on Hopper: 64 heads of one query to a thread block of four warpgroups, each with one job.
+// attend on Hopper: 64 heads of one query to a thread block of four warpgroups.
 //
-//   fetch       looks rows up and copies them raw, 584 bytes each, into a ring of units of 16 rows (cp.async, some 50 KB under way)
-//   dequantise  turns a unit into bf16 rows of a tile: 32 rows x 512 elements, swizzled for the tensor cores
+//   feed 0, 1   each brings 16 of a tile's 32 rows: looks them up, copies them raw, 584 bytes each, into a ring (cp.async,
+//               some 50 KB under way), and turns them into bf16 rows of the tile, swizzled for the tensor cores. A thread
+//               dequantises what it copied itself, so the ring needs no barrier.
 //   math 0, 1   of a pair of tiles each multiplies q with its own (64 x 32 logits); they agree on the largest logit, write
 //               their weights side by side, and each adds both tiles' values to its half of the elements (64 x 256 sums)
 //
-// A tile is read twice, as keys along its rows and as values across them, from the same bytes (device/wgmma.cuh).
-// Producers and consumers meet at mbarriers: a unit or tile is full, or empty again.
+// A tile is read twice, as keys along its rows and as values across them, from the same bytes (device/wgmma.cuh). Feeders and
+// math groups meet at mbarriers: a tile is full, or empty again.
 //
-// Bytes: a row costs 584 from memory, 1 KB written and 4 KB read in shared memory. What binds is the gather of rows, at some
-// 59 clocks a row and multiprocessor; products need 40, shared memory 51 (docs/design/0013).
+// Bytes: a row costs 584 from memory, 1 KB written and 4 KB read in shared memory. What should bind is the gather of rows, at
+// some 59 clocks a row and multiprocessor; products need 40, shared memory 51 (docs/design/0013).
 #pragma once
 
 #include "attend/attend_kernel.cuh"
@@ -27,11 +28,11 @@ constexpr int kHeads = 64;
 constexpr int kGroup = 128;                       ///< threads of a warpgroup
 constexpr int kThreads = 4 * kGroup;
 constexpr int kTileRows = 32, kTiles = 3;         ///< dequantised tiles kept
-constexpr int kUnitRows = 16, kUnits = 6;         ///< raw units kept
-constexpr int kUnitsPerTile = kTileRows / kUnitRows;
+constexpr int kFeedRows = kTileRows / 2;          ///< rows of a tile that one feed group brings
+constexpr int kAhead = 3;                         ///< raw tiles under way
 constexpr int kSlabs = kDim / wgmma::kSlabElements;
 constexpr int kQuerySlabBytes = kHeads * wgmma::kSlabRowBytes, kTileSlabBytes = kTileRows * wgmma::kSlabRowBytes;
-constexpr int kLoaders = kGroup / kUnitRows;      ///< threads that copy or dequantise one row
+constexpr int kLoaders = kGroup / kFeedRows;      ///< threads that bring one row
 constexpr int kCodeChunks = 28;                   ///< 16-byte chunks of a row that hold E4M3 codes; eight more hold bf16
 constexpr float kSlack = 8;                       ///< as attend_sm80_kernel.cuh
 
@@ -39,13 +40,12 @@ struct alignas(1024) Shared {
   std::uint8_t q[kSlabs * kQuerySlabBytes];
   std::uint8_t tiles[kTiles][kSlabs * kTileSlabBytes];
   std::uint8_t weights[kHeads * wgmma::kSlabRowBytes];  ///< of both tiles: 64 columns
-  std::uint8_t raw[kUnits][kUnitRows * kRowBytes];
-  std::uint8_t scales[kUnits][kUnitRows * kScaleBytes];
-  std::uint8_t present[kUnits][4];                      ///< a bit for each of the four rows of a warp
-  std::uint32_t tile_present[kTiles];
+  std::uint8_t raw[2][kAhead][kFeedRows * kRowBytes];   ///< by feed group
+  std::uint8_t scales[2][kAhead][kFeedRows * kScaleBytes];
+  alignas(8) std::uint8_t present[kTiles][kTileRows / 4];          ///< a bit for each of the four rows of a feeding warp
   float largest[2][kHeads];                             ///< of each math group's tile
   float totals[2][kHeads];
-  std::uint64_t unit_full[kUnits], unit_empty[kUnits], tile_full[kTiles], tile_empty[kTiles];
+  std::uint64_t tile_full[kTiles], tile_empty[kTiles];
   int is_last;
 };
 
@@ -67,129 +67,130 @@ struct Range {
   int first_row, end_row, tiles;
 };
 
-// ---- fetch -----------------------------------------------------------------------------------------------------------------
+// ---- feed ------------------------------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void fetch(const Launch& launch, Shared& shared, const Rows& rows, const Range& range) {
-  const int thread = threadIdx.x % kGroup, row = thread / kLoaders, part = thread % kLoaders, lane = threadIdx.x % 32;
-  const auto row_of = [&](int unit) {
-    const int i = range.first_row + unit * kUnitRows + row;
-    return i < range.end_row ? i : rows.count();
-  };
-  const int units = range.tiles * kUnitsPerTile;
-  std::int32_t numbers[2] = {rows.number(row_of(0)), rows.number(row_of(1))};  // looked up two units ahead
-  Ring<kUnits> ring;
-  for (int unit = 0; unit < units; ++unit, ring.next()) {
-    const std::int32_t number = numbers[0];
-    numbers[0] = numbers[1];
-    numbers[1] = unit + 2 < units ? rows.number(row_of(unit + 2)) : -1;
-    const RowAddress from = rows.address(row_of(unit), number);
-    barrier::wait(&shared.unit_empty[ring.slot], ring.parity ^ 1);
-    const bool present = from.row != nullptr;
-    if (present) {
-      std::uint8_t* to = shared.raw[ring.slot] + row * kRowBytes + part * 16;
-      const std::byte* at = from.row + part * 16;
+/// Starts the copies of this thread's chunks of a row: chunks part, part + 8, part + 16, part + 24 of the codes, chunk part of
+/// the rotary block. An absent row is zeros.
+__device__ __forceinline__ void copy_chunks(std::uint8_t* raw, std::uint8_t* scales, const RowAddress& from) {
+  const int part = threadIdx.x % kLoaders;
+  if (from.row != nullptr) {
 #pragma unroll
-      for (int c = 0; c < 5; ++c) {
-        if (c < 4 || part < 4) copy::async<16>(to + c * kLoaders * 16, at + c * kLoaders * 16);
-      }
-      if (part == 0) copy::async<8>(shared.scales[ring.slot] + row * kScaleBytes, from.scales);
+    for (int c = 0; c < 4; ++c) {
+      if (c < 3 || part < kCodeChunks % kLoaders) copy::async<16>(raw + (part + c * kLoaders) * 16, from.row + (part + c * kLoaders) * 16);
     }
-    barrier::arrive_after_copies(&shared.unit_full[ring.slot]);
-    const unsigned lanes = __ballot_sync(kAllLanes, present);
-    if (lane == 0) {
-      shared.present[ring.slot][thread / 32] = static_cast<std::uint8_t>((lanes & 1) | (lanes >> 7 & 2) | (lanes >> 14 & 4) | (lanes >> 21 & 8));
-      barrier::arrive(&shared.unit_full[ring.slot]);
-    }
+    copy::async<16>(raw + (kCodeChunks + part) * 16, from.row + (kCodeChunks + part) * 16);
+    if (part == 0) copy::async<8>(scales, from.scales);
+  } else {
+    for (int c = part; c < kRowBytes / 16; c += kLoaders) *reinterpret_cast<uint4*>(raw + c * 16) = uint4{0, 0, 0, 0};
+    if (part == 0) *reinterpret_cast<uint2*>(scales) = uint2{0, 0};
   }
-  copy::wait<0>();
 }
 
-// ---- dequantise ------------------------------------------------------------------------------------------------------------
+/// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above kLargestCode are
+/// more than bf16 holds and go the slow way.
+constexpr std::uint32_t kLargestCode = 134;
+__device__ __forceinline__ std::uint32_t factor_of(std::uint32_t code) { return (code + 120u << 7) * 0x10001u; }
 
-/// The factor that turns a placed code (value * 2^-120) into the value times 2^(code - 127): 2^(code - 7), twice as bf16. Codes
-/// above 134 need more than bf16's largest power; the rest is `beyond`.
-struct Factor {
-  std::uint32_t first, beyond;
-};
-__device__ __forceinline__ Factor factor_of(std::uint32_t code) {
-  const std::uint32_t first = min(code, 134u) + 120u, beyond = code > 134u ? code - 134u + 127u : 127u;
-  const std::uint32_t a = code == 255 ? 0x7fc0u : first << 7, b = beyond << 7;
-  return {a << 16 | a, b << 16 | b};
+/// Four codes to four bf16, scaled.
+__device__ __forceinline__ uint2 widen(std::uint32_t word, std::uint32_t factor) {
+  // A code of each half in its upper byte: placing moves it from there.
+  return {mma::multiply_bf16x2(mma::place_e4m3_odd(__byte_perm(word, 0, 0x1404)), factor),
+          mma::multiply_bf16x2(mma::place_e4m3_odd(__byte_perm(word, 0, 0x3424)), factor)};
 }
-
-/// Four codes to two words of bf16, scaled.
-__device__ __forceinline__ uint2 widen(std::uint32_t word, const Factor& factor, bool is_large) {
-  // A code of each half in its upper byte: placing moves it from there (mma::place_e4m3_odd).
-  uint2 v = {mma::multiply_bf16x2(mma::place_e4m3_odd(__byte_perm(word, 0, 0x1404)), factor.first),
-             mma::multiply_bf16x2(mma::place_e4m3_odd(__byte_perm(word, 0, 0x3424)), factor.first)};
-  if (is_large) v = {mma::multiply_bf16x2(v.x, factor.beyond), mma::multiply_bf16x2(v.y, factor.beyond)};
-  return v;
-}
-
-/// Two bf16 with NaN where their codes say so: rare.
-__device__ __forceinline__ std::uint32_t restore_nans(std::uint32_t pair, std::uint32_t codes) {
-  if ((codes & 0x7f) == 0x7f) pair = (pair & 0xffff0000u) | 0x7fc0u;
-  if ((codes >> 8 & 0x7f) == 0x7f) pair = (pair & 0xffffu) | 0x7fc00000u;
+/// The same with NaN codes and scales of any size: rare.
+__device__ __forceinline__ std::uint32_t widen_any(std::uint32_t codes, std::uint32_t scale) {
+  std::uint32_t pair = 0;
+  for (int i = 0; i < 2; ++i) pair |= std::uint32_t{to_bf16(decode_e4m3(codes >> (8 * i) & 0xff) * decode_ue8m0(scale)).bits} << (16 * i);
   return pair;
 }
 
-__device__ __forceinline__ void dequantise(Shared& shared, const Range& range) {
-  const int thread = threadIdx.x % kGroup, row = thread / kLoaders, part = thread % kLoaders;
-  Ring<kUnits> unit;
-  Ring<kTiles> tile;
-  for (int i = 0; i < range.tiles; ++i, tile.next()) {
-    barrier::wait(&shared.tile_empty[tile.slot], tile.parity ^ 1);
-    std::uint32_t tile_present = 0;
+/// One 16-byte chunk of codes to two chunks of the tile's row. The halves go out in turns (`odd_first`), so that eight lanes
+/// meet eight different places of the row.
+__device__ __forceinline__ void store_halves(std::uint8_t* slab, int row, int chunk, bool odd_first, const uint4& low, const uint4& high) {
+  *reinterpret_cast<uint4*>(slab + wgmma::chunk_at(row, chunk % 4 * 2 + odd_first)) = odd_first ? high : low;
+  *reinterpret_cast<uint4*>(slab + wgmma::chunk_at(row, chunk % 4 * 2 + !odd_first)) = odd_first ? low : high;
+}
+
+/// This thread's chunks of a row, from the ring into row `row` of a tile.
+__device__ __forceinline__ void dequantise(const std::uint8_t* raw, const std::uint8_t* scales, std::uint8_t* tile, int row) {
+  const int part = threadIdx.x % kLoaders;
+  const bool odd_first = part >= 4;
+  uint4 v[4];
+  std::uint32_t nan = 0;
 #pragma unroll
-    for (int u = 0; u < kUnitsPerTile; ++u, unit.next()) {
-      barrier::wait(&shared.unit_full[unit.slot], unit.parity);
-      const int at = u * kUnitRows + row;
-      std::uint8_t* to = shared.tiles[tile.slot];
-      const std::uint32_t warps = *reinterpret_cast<const std::uint32_t*>(shared.present[unit.slot]);
-      const std::uint32_t present = (warps & 0xf) | (warps >> 4 & 0xf0) | (warps >> 8 & 0xf00) | (warps >> 12 & 0xf000);
-      tile_present |= present << (u * kUnitRows);
-      const bool is_present = present >> row & 1;
-      const auto* from = reinterpret_cast<const uint4*>(shared.raw[unit.slot] + row * kRowBytes);
-      const std::uint8_t* codes = shared.scales[unit.slot] + row * kScaleBytes;
-      // The halves of a chunk go out in turns, so that eight lanes meet eight different chunks of the row.
-      const bool odd_first = part >= 4;
+  for (int c = 0; c < 4; ++c) {
+    v[c] = c < 3 || part < kCodeChunks % kLoaders ? *reinterpret_cast<const uint4*>(raw + (part + c * kLoaders) * 16) : uint4{0, 0, 0, 0};
+    nan |= mma::has_e4m3_nan(v[c].x) | mma::has_e4m3_nan(v[c].y) | mma::has_e4m3_nan(v[c].z) | mma::has_e4m3_nan(v[c].w);
+  }
+  const uint4 rotary = *reinterpret_cast<const uint4*>(raw + (kCodeChunks + part) * 16);
+  *reinterpret_cast<uint4*>(tile + 7 * kTileSlabBytes + wgmma::chunk_at(row, part)) = rotary;
+  const uint2 codes = *reinterpret_cast<const uint2*>(scales);  // chunk c has byte part / 4 + 2 c
+  std::uint32_t code[4];
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const int chunk = part + c * kLoaders;
-        if (chunk >= kCodeChunks) continue;
-        uint4 halves[2] = {};
-        if (is_present) {
-          const uint4 v = from[chunk];
-          const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
-          const std::uint32_t code = codes[chunk / 4];
-          const Factor factor = factor_of(code);
+  for (int c = 0; c < 4; ++c) code[c] = (c < 2 ? codes.x : codes.y) >> (8 * (part / 4) + 16 * (c % 2)) & 0xff;
+  const bool plain = (nan & 0x80808080u) == 0 && max(max(code[0], code[1]), max(code[2], code[3])) <= kLargestCode;
 #pragma unroll
-          for (int w = 0; w < 2; ++w) {
-            const uint2 low = widen(words[2 * w], factor, code > 134), high = widen(words[2 * w + 1], factor, code > 134);
-            halves[w] = uint4{low.x, low.y, high.x, high.y};
-          }
-          const std::uint32_t nan = mma::has_e4m3_nan(v.x) | mma::has_e4m3_nan(v.y) | mma::has_e4m3_nan(v.z) | mma::has_e4m3_nan(v.w);
-          if ((nan & 0x80808080u) != 0) {
+  for (int c = 0; c < 4; ++c) {
+    if (c == 3 && part >= kCodeChunks % kLoaders) continue;
+    uint2 w[4];
+    const std::uint32_t words[4] = {v[c].x, v[c].y, v[c].z, v[c].w};
 #pragma unroll
-            for (int w = 0; w < 2; ++w) {
-              halves[w] = uint4{restore_nans(halves[w].x, words[2 * w]), restore_nans(halves[w].y, words[2 * w] >> 16),
-                                restore_nans(halves[w].z, words[2 * w + 1]), restore_nans(halves[w].w, words[2 * w + 1] >> 16)};
-            }
-          }
-        }
-        std::uint8_t* slab = to + chunk / 4 * kTileSlabBytes;
-        const int first = chunk % 4 * 2 + odd_first, second = chunk % 4 * 2 + !odd_first;
-        *reinterpret_cast<uint4*>(slab + wgmma::chunk_at(at, first)) = odd_first ? halves[1] : halves[0];
-        *reinterpret_cast<uint4*>(slab + wgmma::chunk_at(at, second)) = odd_first ? halves[0] : halves[1];
-      }
-      const uint4 rotary = is_present ? from[kCodeChunks + part] : uint4{0, 0, 0, 0};
-      *reinterpret_cast<uint4*>(to + 7 * kTileSlabBytes + wgmma::chunk_at(at, part)) = rotary;
-      barrier::arrive(&shared.unit_empty[unit.slot]);
+    for (int i = 0; i < 4; ++i) w[i] = widen(words[i], factor_of(code[c]));
+    if (!plain) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) w[i] = {widen_any(words[i], code[c]), widen_any(words[i] >> 16, code[c])};
     }
-    if (thread == 0) shared.tile_present[tile.slot] = tile_present;
+    const int chunk = part + c * kLoaders;
+    store_halves(tile + chunk / 4 * kTileSlabBytes, row, chunk, odd_first, uint4{w[0].x, w[0].y, w[1].x, w[1].y}, uint4{w[2].x, w[2].y, w[3].x, w[3].y});
+  }
+}
+
+__device__ __forceinline__ void feed(const Launch& launch, Shared& shared, const Rows& rows, const Range& range, int group) {
+  const int thread = threadIdx.x % kGroup, lane = thread % 32, row = group * kFeedRows + thread / kLoaders;
+  std::uint8_t* const raw = shared.raw[group][0] + thread / kLoaders * kRowBytes;
+  std::uint8_t* const scales = shared.scales[group][0] + thread / kLoaders * kScaleBytes;
+  const auto row_of = [&](int tile) {
+    const int i = range.first_row + tile * kTileRows + row;
+    return tile < range.tiles && i < range.end_row ? i : rows.count();
+  };
+  // Three tiles' numbers are looked up, then their copies started, and one more is on its way.
+  std::uint32_t present = 0;  // of the tiles under way, the oldest in bit 0
+  std::int32_t number;
+  {
+    std::int32_t numbers[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) numbers[i] = rows.number(row_of(i));
+    number = rows.number(row_of(kAhead));
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const RowAddress from = rows.address(row_of(i), numbers[i]);
+      copy_chunks(raw + i * kFeedRows * kRowBytes, scales + i * kFeedRows * kScaleBytes, from);
+      copy::commit();
+      present |= std::uint32_t{from.row != nullptr} << i;
+    }
+  }
+  Ring<kTiles> tile;
+  int slot = 0;  // of the ring of raw tiles
+  for (int i = 0; i < range.tiles; ++i, tile.next()) {
+    copy::wait<kAhead - 1>();
+    __syncwarp();  // the row's scales came through one of its threads
+    barrier::wait(&shared.tile_empty[tile.slot], tile.parity ^ 1);
+    dequantise(raw + slot * kFeedRows * kRowBytes, scales + slot * kFeedRows * kScaleBytes, shared.tiles[tile.slot], row);
+    const unsigned lanes = __ballot_sync(kAllLanes, present & 1);
+    if (lane == 0) {
+      shared.present[tile.slot][row / 4] = static_cast<std::uint8_t>((lanes & 1) | (lanes >> 7 & 2) | (lanes >> 14 & 4) | (lanes >> 21 & 8));
+    }
     barrier::publish_to_tensor_cores();
     barrier::arrive(&shared.tile_full[tile.slot]);
+    // The ring's slot is used up, by all threads of the row (the ballot): the next tile but two may come.
+    const RowAddress from = rows.address(row_of(i + kAhead), number);
+    number = rows.number(row_of(i + kAhead + 1));
+    copy_chunks(raw + slot * kFeedRows * kRowBytes, scales + slot * kFeedRows * kScaleBytes, from);
+    copy::commit();
+    present = present >> 1 | std::uint32_t{from.row != nullptr} << (kAhead - 1);
+    slot = slot == kAhead - 1 ? 0 : slot + 1;
   }
+  copy::wait<0>();
 }
 
 // ---- math ------------------------------------------------------------------------------------------------------------------
@@ -213,6 +214,13 @@ struct HeadPair {
   float base[2] = {-kInfinity, -kInfinity}, most[2] = {-kInfinity, -kInfinity}, total[2] = {0, 0};
 };
 
+/// A bit for each row of a tile that is there.
+__device__ __forceinline__ std::uint32_t present_rows(const Shared& shared, int slot) {
+  const uint2 fours = *reinterpret_cast<const uint2*>(shared.present[slot]);
+  const auto pack = [](std::uint32_t v) { return (v & 0xf) | (v >> 4 & 0xf0) | (v >> 8 & 0xf00) | (v >> 12 & 0xf000); };
+  return pack(fours.x) | pack(fours.y) << 16;
+}
+
 /// Runs the pairs of tiles. `group` is 0 or 1; sums are of elements 256 * group and on.
 __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, const Range& range, int group, HeadPair& heads,
                                              float (&out)[2][64]) {
@@ -235,7 +243,7 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     wgmma::commit();
     wgmma::wait<0>();
     wgmma::hold(s);
-    const std::uint32_t present = shared.tile_present[mine.slot] >> (2 * quad);
+    const std::uint32_t present = present_rows(shared, mine.slot) >> (2 * quad);
 
     float now[2] = {-kInfinity, -kInfinity};
 #pragma unroll
