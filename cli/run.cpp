@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <chrono>
 #include <filesystem>

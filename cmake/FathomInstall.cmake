@@ -27,4 +27,6 @@ if(TARGET fathom_program)
   file(RELATIVE_PATH fathom_lib_from_bin ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
   set_target_properties(fathom_program PROPERTIES INSTALL_RPATH "$ORIGIN/${fathom_lib_from_bin}")
   install(TARGETS fathom_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  # `fathom check` and `fathom bench` read them (harness/case_file.cpp).
+  install(DIRECTORY cases DESTINATION ${CMAKE_INSTALL_DATADIR}/fathom FILES_MATCHING PATTERN "*.txt")
 endif()

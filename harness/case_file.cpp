@@ -2,6 +2,7 @@
 #include "harness/case_file.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -32,6 +33,15 @@ Result<std::vector<std::string>> read_cases(const std::string& folder, std::stri
   return lines;
 }
 
-std::string default_cases_folder() { return FATHOM_CASES_DIR; }
+std::string cases_folder_of(const std::string& executable) {
+  const auto folder = std::filesystem::path(executable).parent_path() / FATHOM_CASES_FROM_BIN;
+  std::error_code ignored;
+  return std::filesystem::is_directory(folder, ignored) ? folder.lexically_normal().string() : FATHOM_CASES_DIR;
+}
+
+std::string default_cases_folder() {
+  std::error_code ignored;  // without /proc the path is empty
+  return cases_folder_of(std::filesystem::read_symlink("/proc/self/exe", ignored).string());
+}
 
 }  // namespace fathom::harness

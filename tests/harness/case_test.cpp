@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <set>
 #include <stdexcept>
 
@@ -212,6 +213,19 @@ TEST(Costs, CountWhatTheFormulaSays) {
   ASSERT_TRUE(attention_cost.ok());
   EXPECT_EQ(attention_cost->operations, 2 * rows * 4 * 1024);
   EXPECT_EQ(attention_cost->written_bytes, 4 * 512 * 2);
+}
+
+TEST(CasesFolder, IsTheInstalledOneWhereThereIsOne) {
+  const std::string prefix = testing::TempDir() + "fathom_prefix";
+  std::filesystem::remove_all(prefix);
+  std::filesystem::create_directories(prefix + "/bin");
+  const std::string program = prefix + "/bin/fathom";
+  EXPECT_EQ(cases_folder_of(program), FATHOM_CASES_DIR);
+  EXPECT_EQ(cases_folder_of(""), FATHOM_CASES_DIR);
+  std::filesystem::create_directories(prefix + "/share/fathom/cases");
+  EXPECT_EQ(cases_folder_of(program), prefix + "/share/fathom/cases");
+  std::filesystem::remove_all(prefix);
+  EXPECT_EQ(default_cases_folder(), FATHOM_CASES_DIR) << "in the build tree";
 }
 
 }  // namespace
