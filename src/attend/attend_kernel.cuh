@@ -2,6 +2,8 @@
 // the merge of queries that were split. Rows are kv_e4m3_ue8m0: 576 bytes in the page, eight in its footer.
 #pragma once
 
+#include <bit>
+
 #include "attend/row_walk.h"
 #include "device/mma.cuh"
 #include "device/rows.cuh"
@@ -17,22 +19,61 @@ struct alignas(16) RowAddress {
   const std::byte* row;
   const std::byte* scales;
 };
+/// Where the rows of one set lie, in numbers that address arithmetic wants.
+struct SetPlace {
+  const std::byte* pages = nullptr;
+  std::uint32_t page_stride = 0;    ///< bytes
+  std::uint32_t footers = 0;        ///< bytes from a page's start to its footer
+  std::uint32_t page_size = 1;
+  std::int32_t page_shift = 0;      ///< log2(page_size), or -1
+  std::uint32_t num_pages = 0;
+  std::uint32_t is_list = 0;
+};
+
 /// What a launch needs beside the op's own arguments.
 struct Launch {
   AttendProblem problem;
   AttendArgs args;
   PagedCacheView caches[2];
+  SetPlace places[2];
   int splits;
   float* sums;     ///< [units, splits, heads, kDim]: unnormalised
   float* states;   ///< [units, splits, 3, heads]: base, total weight, largest logit (base 2)
   int* counters;   ///< [units]
 };
 
-/// The rows of one query, window first, looked up by one warp, a lane for each row of a tile. The load of an index or page
-/// number is under way for a whole tile before `address` needs it.
+/// Opens the caches of a launch.
+inline Status open_launch(Launch& launch) noexcept {
+  FATHOM_TRY(open_caches(launch.problem, launch.args, launch.caches));
+  const RowSetProblem sets[] = {window_set(launch.problem), entries_set(launch.problem)};
+  for (int s = 0; s < 2; ++s) {
+    if (sets[s].rows_by == RowsBy::none) continue;
+    const PagedCacheView& cache = launch.caches[s];
+    const auto page_size = static_cast<std::uint32_t>(cache.page_size);
+    launch.places[s] = {cache.pages, static_cast<std::uint32_t>(cache.page_stride), page_size * kRowBytes, page_size,
+                        std::has_single_bit(page_size) ? std::countr_zero(page_size) : -1, static_cast<std::uint32_t>(cache.num_pages),
+                        sets[s].rows_by == RowsBy::list};
+  }
+  return {};
+}
+
+/// True if both caches' strides fit the launch and every row and page is aligned to `bytes`.
+inline bool is_addressable(const Launch& launch, std::uintptr_t bytes) noexcept {
+  for (const PagedCacheView& cache : launch.caches) {
+    if (cache.page_stride > 0xffffffffll || (reinterpret_cast<std::uintptr_t>(cache.pages) | static_cast<std::uintptr_t>(cache.page_stride)) % bytes != 0) return false;
+  }
+  return true;
+}
+/// Rows of heads that are read and written 16 bytes at a time.
+inline bool has_aligned_rows(const TensorView& view) noexcept {
+  return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.strides[0] % 8 == 0 && view.strides[1] % 8 == 0;
+}
+
+/// The rows of one query, window first. Looking a row up is split in two, so that the load of its index or page number can be
+/// under way long before `address` needs it.
 class Rows {
  public:
-  __device__ Rows(const Launch& launch, std::int64_t t) : launch_(launch) {
+  __device__ Rows(const Launch& launch, std::int64_t t) : places_(launch.places) {
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
       const RowWalk walk(s == 0 ? window_set(launch.problem) : entries_set(launch.problem), s == 0 ? launch.args.window : launch.args.entries,
@@ -45,34 +86,34 @@ class Rows {
   __device__ int count() const { return count_[0] + count_[1]; }
 
   /// Row i's slot (list) or page (range); -1 past the end.
-  __device__ std::int32_t number(int i) const {
+  __device__ __forceinline__ std::int32_t number(int i) const {
     if (i >= count()) return -1;
     const bool second = i >= count_[0];
-    const int row = row_in_set(i, second);
-    return __ldg((second ? numbers_[1] : numbers_[0]) + (is_list(second) ? row : row / page_size(second)));
+    const SetPlace& place = places_[second];
+    const std::uint32_t row = row_in_set(i, second);
+    return __ldg((second ? numbers_[1] : numbers_[0]) + (place.is_list ? row : page_of(row, place)));
   }
   /// Where row i lies, given its number.
-  __device__ RowAddress address(int i, std::int32_t number) const {
+  __device__ __forceinline__ RowAddress address(int i, std::int32_t number) const {
     const bool second = i >= count_[0];
-    const PagedCacheView& cache = second ? launch_.caches[1] : launch_.caches[0];
-    const std::uint32_t found = is_list(second) ? static_cast<std::uint32_t>(number) : static_cast<std::uint32_t>(row_in_set(i, second));
-    const std::uint32_t quotient = found / page_size(second), offset = found - quotient * page_size(second);
-    const std::uint32_t page = is_list(second) ? quotient : static_cast<std::uint32_t>(number);
-    if (number < 0 || page >= cache.num_pages) return {nullptr, nullptr};
-    const std::byte* at = cache.pages + page * cache.page_stride;
-    return {at + std::int64_t{offset} * kRowBytes, at + cache.page_size * kRowBytes + offset * kScaleBytes};
+    const SetPlace& place = places_[second];
+    const std::uint32_t slot = place.is_list ? static_cast<std::uint32_t>(number) : row_in_set(i, second);
+    const std::uint32_t quotient = page_of(slot, place), offset = slot - quotient * place.page_size;
+    const std::uint32_t page = place.is_list ? quotient : static_cast<std::uint32_t>(number);
+    if (number < 0 || page >= place.num_pages) return {nullptr, nullptr};
+    const std::byte* at = place.pages + static_cast<std::uint64_t>(page) * place.page_stride;
+    return {at + offset * kRowBytes, at + place.footers + offset * kScaleBytes};
   }
 
  private:
-  __device__ bool is_list(bool second) const {
-    return (second ? launch_.problem.entries_rows : launch_.problem.window_rows) == RowsBy::list;
+  __device__ __forceinline__ static std::uint32_t page_of(std::uint32_t row, const SetPlace& place) {
+    return place.page_shift >= 0 ? row >> place.page_shift : row / place.page_size;
   }
-  __device__ std::uint32_t page_size(bool second) const {
-    return static_cast<std::uint32_t>(second ? launch_.problem.entries_page_size : launch_.problem.window_page_size);
+  __device__ __forceinline__ std::uint32_t row_in_set(int i, bool second) const {
+    return static_cast<std::uint32_t>(second ? first_[1] + i - count_[0] : first_[0] + i);
   }
-  __device__ int row_in_set(int i, bool second) const { return second ? first_[1] + i - count_[0] : first_[0] + i; }
 
-  const Launch& launch_;
+  const SetPlace* places_;
   const std::int32_t* numbers_[2];
   int first_[2], count_[2];
 };

@@ -172,17 +172,6 @@ Pieces lay_out(const AttendProblem& problem, const AttendSm80Policy& policy, Scr
   return {scratch.take<float>(parts * kDim), scratch.take<float>(parts * 3)};
 }
 
-/// Rows of heads are read and written 16 bytes at a time.
-bool is_aligned(const TensorView& view, std::int64_t elements) {
-  return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.strides[0] % elements == 0 && view.strides[1] % elements == 0;
-}
-/// Bytes that every row and page of both caches is aligned to, at most 16.
-int alignment_of(const PagedCacheView (&caches)[2]) {
-  std::uintptr_t bits = 16;
-  for (const PagedCacheView& cache : caches) bits |= reinterpret_cast<std::uintptr_t>(cache.pages) | static_cast<std::uintptr_t>(cache.page_stride);
-  return static_cast<int>(bits & (~bits + 1));
-}
-
 }  // namespace
 }  // namespace attend_sm80_kernel
 
@@ -211,10 +200,10 @@ Result<Prepared> prepare_attend_sm80(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, 1, nullptr, nullptr, nullptr};
-  FATHOM_TRY(open_caches(problem, args, parameters.caches));
-  const int alignment = alignment_of(parameters.caches);
-  if (alignment < 8 || !is_aligned(args.q, 8) || !is_aligned(args.out, 8)) return attend_simt(problem, args, context);
+  Launch parameters{problem, args, {}, {}, 1, nullptr, nullptr, nullptr};
+  FATHOM_TRY(open_launch(parameters));
+  if (!is_addressable(parameters, 8) || !has_aligned_rows(args.q) || !has_aligned_rows(args.out)) return attend_simt(problem, args, context);
+  const bool in_sixteens = is_addressable(parameters, 16);
   const AttendSm80Policy policy = attend_sm80_policy(problem, context.device.limits());
   const std::int64_t num_tokens = args.q.shape[0], units = num_tokens * policy.head_blocks(problem.num_heads);
   Scratch scratch(context.workspace.scratch);
@@ -227,9 +216,9 @@ Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const R
     return launch("attend", context, kernel, dim3(static_cast<unsigned>(units), parameters.splits), dim3(kThreads), shared_bytes, parameters);
   };
   if (policy.heads_per_block == 16) {
-    return alignment == 16 ? start(attend_kernel<16, 16>, shared_bytes_of<16>()) : start(attend_kernel<16, 8>, shared_bytes_of<16>());
+    return in_sixteens ? start(attend_kernel<16, 16>, shared_bytes_of<16>()) : start(attend_kernel<16, 8>, shared_bytes_of<16>());
   }
-  return alignment == 16 ? start(attend_kernel<32, 16>, shared_bytes_of<32>()) : start(attend_kernel<32, 8>, shared_bytes_of<32>());
+  return in_sixteens ? start(attend_kernel<32, 16>, shared_bytes_of<32>()) : start(attend_kernel<32, 8>, shared_bytes_of<32>());
 }
 
 }  // namespace fathom

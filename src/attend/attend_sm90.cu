@@ -85,7 +85,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   const int head_blocks = (launch.problem.num_heads + kHeads - 1) / kHeads;
   const std::int64_t unit = blockIdx.x, t = unit / head_blocks;
   const int first_head = static_cast<int>(unit % head_blocks) * kHeads;
-  const int role = threadIdx.x / kGroup;  // 0, 1 math; 2, 3 feed
+  // The same in all lanes, and the compiler is to know it: descriptors live in uniform registers.
+  const int role = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kGroup, 0);  // 0, 1 math; 2, 3 feed
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTiles; ++i) {
       barrier::init(&shared.tile_full[i], 2 * kGroup);
@@ -129,13 +130,6 @@ Pieces lay_out(const AttendProblem& problem, const AttendSm90Policy& policy, Scr
   return {scratch.take<float>(parts * kDim), scratch.take<float>(parts * 3)};
 }
 
-bool is_aligned(const TensorView& view) {
-  return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.strides[0] % 8 == 0 && view.strides[1] % 8 == 0;
-}
-bool is_aligned(const PagedCacheView& cache) {
-  return reinterpret_cast<std::uintptr_t>(cache.pages) % 16 == 0 && cache.page_stride % 16 == 0;
-}
-
 }  // namespace
 }  // namespace attend_sm90_kernel
 
@@ -161,11 +155,11 @@ Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, 1, nullptr, nullptr, nullptr};
-  FATHOM_TRY(open_caches(problem, args, parameters.caches));
+  Launch parameters{problem, args, {}, {}, 1, nullptr, nullptr, nullptr};
+  FATHOM_TRY(open_launch(parameters));
   const AttendSm90Policy policy = attend_sm90_policy(problem, context.device.limits());
   const std::int64_t num_tokens = args.q.shape[0];
-  const bool aligned = is_aligned(parameters.caches[0]) && is_aligned(parameters.caches[1]) && is_aligned(args.q) && is_aligned(args.out);
+  const bool aligned = is_addressable(parameters, 16) && has_aligned_rows(args.q) && has_aligned_rows(args.out);
   if (!aligned || policy.is_small(num_tokens, problem.num_heads)) return attend_sm80(problem, args, context);
   Scratch scratch(context.workspace.scratch);
   const Pieces pieces = lay_out(problem, policy, scratch);

@@ -69,20 +69,43 @@ struct Range {
 
 // ---- feed ------------------------------------------------------------------------------------------------------------------
 
-/// Starts the copies of this thread's chunks of a row: chunks part, part + 8, part + 16, part + 24 of the codes, chunk part of
-/// the rotary block. An absent row is zeros.
-__device__ __forceinline__ void copy_chunks(std::uint8_t* raw, std::uint8_t* scales, const RowAddress& from) {
-  const int part = threadIdx.x % kLoaders;
+/// What a feeding thread has to do with a row: sixteen-byte chunks part, part + 8, part + 16 (and part + 24, if there is one) of its
+/// codes and chunk part of its rotary block; and where they go in a tile, which is the same for every tile.
+struct Feeder {
+  int row, part;
+  bool has_fourth;
+  int halves[2];  ///< bytes from the tile's start of the two halves of chunk `part`, in the order they are stored
+  int rotary;
+
+  __device__ explicit Feeder(int group) {
+    const int thread = threadIdx.x % kGroup;
+    row = group * kFeedRows + thread / kLoaders;
+    part = thread % kLoaders;
+    has_fourth = part < kCodeChunks % kLoaders;
+    // The halves of a chunk go out in turns, so that eight lanes meet eight different places of the row.
+    const int slab = part / 4 * kTileSlabBytes, half = part % 4 * 2;
+    halves[0] = slab + wgmma::chunk_at(row, half + (part >= 4));
+    halves[1] = slab + wgmma::chunk_at(row, half + (part < 4));
+    rotary = 7 * kTileSlabBytes + wgmma::chunk_at(row, part);
+  }
+};
+
+/// Starts the copies of this thread's chunks of a row. An absent row is zeros.
+__device__ __forceinline__ void copy_chunks(const Feeder& feeder, std::uint8_t* raw, std::uint8_t* scales, const RowAddress& from) {
+  std::uint8_t* to = raw + feeder.part * 16;
   if (from.row != nullptr) {
+    const std::byte* at = from.row + feeder.part * 16;
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      if (c < 3 || part < kCodeChunks % kLoaders) copy::async<16>(raw + (part + c * kLoaders) * 16, from.row + (part + c * kLoaders) * 16);
-    }
-    copy::async<16>(raw + (kCodeChunks + part) * 16, from.row + (kCodeChunks + part) * 16);
-    if (part == 0) copy::async<8>(scales, from.scales);
+    for (int c = 0; c < 3; ++c) copy::async<16>(to + c * kLoaders * 16, at + c * kLoaders * 16);
+    if (feeder.has_fourth) copy::async<16>(to + 3 * kLoaders * 16, at + 3 * kLoaders * 16);
+    copy::async<16>(to + kCodeChunks * 16, at + kCodeChunks * 16);
+    if (feeder.part == 0) copy::async<8>(scales, from.scales);
   } else {
-    for (int c = part; c < kRowBytes / 16; c += kLoaders) *reinterpret_cast<uint4*>(raw + c * 16) = uint4{0, 0, 0, 0};
-    if (part == 0) *reinterpret_cast<uint2*>(scales) = uint2{0, 0};
+#pragma unroll
+    for (int c = 0; c < 3; ++c) *reinterpret_cast<uint4*>(to + c * kLoaders * 16) = uint4{0, 0, 0, 0};
+    if (feeder.has_fourth) *reinterpret_cast<uint4*>(to + 3 * kLoaders * 16) = uint4{0, 0, 0, 0};
+    *reinterpret_cast<uint4*>(to + kCodeChunks * 16) = uint4{0, 0, 0, 0};
+    if (feeder.part == 0) *reinterpret_cast<uint2*>(scales) = uint2{0, 0};
   }
 }
 
@@ -104,53 +127,64 @@ __device__ __forceinline__ std::uint32_t widen_any(std::uint32_t codes, std::uin
   return pair;
 }
 
-/// One 16-byte chunk of codes to two chunks of the tile's row. The halves go out in turns (`odd_first`), so that eight lanes
-/// meet eight different places of the row.
-__device__ __forceinline__ void store_halves(std::uint8_t* slab, int row, int chunk, bool odd_first, const uint4& low, const uint4& high) {
-  *reinterpret_cast<uint4*>(slab + wgmma::chunk_at(row, chunk % 4 * 2 + odd_first)) = odd_first ? high : low;
-  *reinterpret_cast<uint4*>(slab + wgmma::chunk_at(row, chunk % 4 * 2 + !odd_first)) = odd_first ? low : high;
+/// Stores the halves of chunk part + 8 c: two slabs further for each c.
+__device__ __forceinline__ void store_halves(const Feeder& feeder, std::uint8_t* tile, int c, const uint2 (&w)[4]) {
+  const uint4 low = {w[0].x, w[0].y, w[1].x, w[1].y}, high = {w[2].x, w[2].y, w[3].x, w[3].y};
+  const bool high_first = feeder.part >= 4;
+  *reinterpret_cast<uint4*>(tile + feeder.halves[0] + c * 2 * kTileSlabBytes) = high_first ? high : low;
+  *reinterpret_cast<uint4*>(tile + feeder.halves[1] + c * 2 * kTileSlabBytes) = high_first ? low : high;
+}
+__device__ __forceinline__ std::uint32_t scale_code(const uint2& codes, int part, int c) {  // chunk part + 8 c has byte part / 4 + 2 c
+  return (c < 2 ? codes.x : codes.y) >> (8 * (part / 4) + 16 * (c % 2)) & 0xff;
 }
 
-/// This thread's chunks of a row, from the ring into row `row` of a tile.
-__device__ __forceinline__ void dequantise(const std::uint8_t* raw, const std::uint8_t* scales, std::uint8_t* tile, int row) {
-  const int part = threadIdx.x % kLoaders;
-  const bool odd_first = part >= 4;
-  uint4 v[4];
-  std::uint32_t nan = 0;
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    v[c] = c < 3 || part < kCodeChunks % kLoaders ? *reinterpret_cast<const uint4*>(raw + (part + c * kLoaders) * 16) : uint4{0, 0, 0, 0};
-    nan |= mma::has_e4m3_nan(v[c].x) | mma::has_e4m3_nan(v[c].y) | mma::has_e4m3_nan(v[c].z) | mma::has_e4m3_nan(v[c].w);
-  }
-  const uint4 rotary = *reinterpret_cast<const uint4*>(raw + (kCodeChunks + part) * 16);
-  *reinterpret_cast<uint4*>(tile + 7 * kTileSlabBytes + wgmma::chunk_at(row, part)) = rotary;
-  const uint2 codes = *reinterpret_cast<const uint2*>(scales);  // chunk c has byte part / 4 + 2 c
-  std::uint32_t code[4];
-#pragma unroll
-  for (int c = 0; c < 4; ++c) code[c] = (c < 2 ? codes.x : codes.y) >> (8 * (part / 4) + 16 * (c % 2)) & 0xff;
-  const bool plain = (nan & 0x80808080u) == 0 && max(max(code[0], code[1]), max(code[2], code[3])) <= kLargestCode;
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    if (c == 3 && part >= kCodeChunks % kLoaders) continue;
+/// The codes of a row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
+__device__ __noinline__ void dequantise_any(const Feeder& feeder, const std::uint8_t* raw, const std::uint8_t* scales, std::uint8_t* tile) {
+  const uint2 codes = *reinterpret_cast<const uint2*>(scales);
+#pragma unroll 1
+  for (int c = 0; c < 3 + feeder.has_fourth; ++c) {
+    const auto* words = reinterpret_cast<const std::uint32_t*>(raw + (feeder.part + c * kLoaders) * 16);
+    const std::uint32_t scale = scale_code(codes, feeder.part, c);
     uint2 w[4];
-    const std::uint32_t words[4] = {v[c].x, v[c].y, v[c].z, v[c].w};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) w[i] = widen(words[i], factor_of(code[c]));
-    if (!plain) {
+    for (int i = 0; i < 4; ++i) w[i] = {widen_any(words[i], scale), widen_any(words[i] >> 16, scale)};
+    store_halves(feeder, tile, c, w);
+  }
+}
+
+/// This thread's chunks of a row, from the ring into the tile.
+__device__ __forceinline__ void dequantise(const Feeder& feeder, const std::uint8_t* raw, const std::uint8_t* scales, std::uint8_t* tile) {
+  const std::uint8_t* from = raw + feeder.part * 16;
+  uint4 v[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) w[i] = {widen_any(words[i], code[c]), widen_any(words[i] >> 16, code[c])};
-    }
-    const int chunk = part + c * kLoaders;
-    store_halves(tile + chunk / 4 * kTileSlabBytes, row, chunk, odd_first, uint4{w[0].x, w[0].y, w[1].x, w[1].y}, uint4{w[2].x, w[2].y, w[3].x, w[3].y});
+  for (int c = 0; c < 3; ++c) v[c] = *reinterpret_cast<const uint4*>(from + c * kLoaders * 16);
+  v[3] = feeder.has_fourth ? *reinterpret_cast<const uint4*>(from + 3 * kLoaders * 16) : uint4{0, 0, 0, 0};
+  *reinterpret_cast<uint4*>(tile + feeder.rotary) = *reinterpret_cast<const uint4*>(from + kCodeChunks * 16);
+  const uint2 codes = *reinterpret_cast<const uint2*>(scales);
+  std::uint32_t nan = 0, largest = 0;
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    nan |= mma::has_e4m3_nan(v[c].x) | mma::has_e4m3_nan(v[c].y) | mma::has_e4m3_nan(v[c].z) | mma::has_e4m3_nan(v[c].w);
+    largest = max(largest, scale_code(codes, feeder.part, c));  // the pad byte that a missing fourth chunk reads can only cost time
+  }
+  if ((nan & 0x80808080u) != 0 || largest > kLargestCode) return dequantise_any(feeder, raw, scales, tile);
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const std::uint32_t words[4] = {v[c].x, v[c].y, v[c].z, v[c].w}, factor = factor_of(scale_code(codes, feeder.part, c));
+    uint2 w[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) w[i] = widen(words[i], factor);
+    if (c < 3 || feeder.has_fourth) store_halves(feeder, tile, c, w);
   }
 }
 
 __device__ __forceinline__ void feed(const Launch& launch, Shared& shared, const Rows& rows, const Range& range, int group) {
-  const int thread = threadIdx.x % kGroup, lane = thread % 32, row = group * kFeedRows + thread / kLoaders;
-  std::uint8_t* const raw = shared.raw[group][0] + thread / kLoaders * kRowBytes;
-  std::uint8_t* const scales = shared.scales[group][0] + thread / kLoaders * kScaleBytes;
+  const Feeder feeder(group);
+  const int lane = threadIdx.x % 32;
+  std::uint8_t* const raw = shared.raw[group][0] + (feeder.row - group * kFeedRows) * kRowBytes;
+  std::uint8_t* const scales = shared.scales[group][0] + (feeder.row - group * kFeedRows) * kScaleBytes;
   const auto row_of = [&](int tile) {
-    const int i = range.first_row + tile * kTileRows + row;
+    const int i = range.first_row + tile * kTileRows + feeder.row;
     return tile < range.tiles && i < range.end_row ? i : rows.count();
   };
   // Three tiles' numbers are looked up, then their copies started, and one more is on its way.
@@ -164,7 +198,7 @@ __device__ __forceinline__ void feed(const Launch& launch, Shared& shared, const
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const RowAddress from = rows.address(row_of(i), numbers[i]);
-      copy_chunks(raw + i * kFeedRows * kRowBytes, scales + i * kFeedRows * kScaleBytes, from);
+      copy_chunks(feeder, raw + i * kFeedRows * kRowBytes, scales + i * kFeedRows * kScaleBytes, from);
       copy::commit();
       present |= std::uint32_t{from.row != nullptr} << i;
     }
@@ -175,17 +209,17 @@ __device__ __forceinline__ void feed(const Launch& launch, Shared& shared, const
     copy::wait<kAhead - 1>();
     __syncwarp();  // the row's scales came through one of its threads
     barrier::wait(&shared.tile_empty[tile.slot], tile.parity ^ 1);
-    dequantise(raw + slot * kFeedRows * kRowBytes, scales + slot * kFeedRows * kScaleBytes, shared.tiles[tile.slot], row);
+    dequantise(feeder, raw + slot * kFeedRows * kRowBytes, scales + slot * kFeedRows * kScaleBytes, shared.tiles[tile.slot]);
     const unsigned lanes = __ballot_sync(kAllLanes, present & 1);
     if (lane == 0) {
-      shared.present[tile.slot][row / 4] = static_cast<std::uint8_t>((lanes & 1) | (lanes >> 7 & 2) | (lanes >> 14 & 4) | (lanes >> 21 & 8));
+      shared.present[tile.slot][feeder.row / 4] = static_cast<std::uint8_t>((lanes & 1) | (lanes >> 7 & 2) | (lanes >> 14 & 4) | (lanes >> 21 & 8));
     }
     barrier::publish_to_tensor_cores();
     barrier::arrive(&shared.tile_full[tile.slot]);
     // The ring's slot is used up, by all threads of the row (the ballot): the next tile but two may come.
     const RowAddress from = rows.address(row_of(i + kAhead), number);
     number = rows.number(row_of(i + kAhead + 1));
-    copy_chunks(raw + slot * kFeedRows * kRowBytes, scales + slot * kFeedRows * kScaleBytes, from);
+    copy_chunks(feeder, raw + slot * kFeedRows * kRowBytes, scales + slot * kFeedRows * kScaleBytes, from);
     copy::commit();
     present = present >> 1 | std::uint32_t{from.row != nullptr} << (kAhead - 1);
     slot = slot == kAhead - 1 ? 0 : slot + 1;
@@ -198,13 +232,21 @@ __device__ __forceinline__ void feed(const Launch& launch, Shared& shared, const
 /// The queries of kHeads heads into shared memory; heads past the last are zeros.
 __device__ __forceinline__ void load_queries(const Launch& launch, Shared& shared, std::int64_t t, int first_head) {
   const TensorView& q = launch.args.q;
-  for (int i = threadIdx.x; i < kHeads * kDim / 8; i += 2 * kGroup) {
-    const int h = i / (kDim / 8), chunk = i % (kDim / 8);
-    uint4 v = {0, 0, 0, 0};
+  constexpr int kEach = kHeads * kDim / 8 / (2 * kGroup);
+  const int chunk = threadIdx.x % (kDim / 8), first = threadIdx.x / (kDim / 8);  // a thread keeps its chunk, heads go by
+  uint4 v[kEach];  // all loads are under way before the first is stored
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int h = first + i * (2 * kGroup / (kDim / 8));
+    v[i] = uint4{0, 0, 0, 0};
     if (first_head + h < launch.problem.num_heads) {
-      v = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(q.data) + t * q.strides[0] + (first_head + h) * q.strides[1] + chunk * 8);
+      v[i] = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(q.data) + t * q.strides[0] + (first_head + h) * q.strides[1] + chunk * 8);
     }
-    *reinterpret_cast<uint4*>(shared.q + chunk / 8 * kQuerySlabBytes + wgmma::chunk_at(h, chunk % 8)) = v;
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int h = first + i * (2 * kGroup / (kDim / 8));
+    *reinterpret_cast<uint4*>(shared.q + chunk / 8 * kQuerySlabBytes + wgmma::chunk_at(h, chunk % 8)) = v[i];
   }
   barrier::publish_to_tensor_cores();
 }
