@@ -23,9 +23,9 @@ struct CompressProblem {
   float norm_eps = 1e-6f;
 
   /// Columns of wkv and wgate, and of each half of a state row.
-  std::int64_t width() const noexcept { return std::int64_t{dim} * (overlap + 1); }
+  constexpr std::int64_t width() const noexcept { return std::int64_t{dim} * (overlap + 1); }
   /// Tokens an entry pools.
-  std::int64_t state_tokens() const noexcept { return std::int64_t{ratio} * (overlap + 1); }
+  constexpr std::int64_t state_tokens() const noexcept { return std::int64_t{ratio} * (overlap + 1); }
   bool operator==(const CompressProblem&) const = default;
   static const ProblemSpec& spec() noexcept;
 };

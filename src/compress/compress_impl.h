@@ -11,6 +11,10 @@ Status compress_reference(const CompressProblem& problem, const CompressArgs& ar
 Result<Prepared> prepare_compress_cpu(const CompressProblem& problem, const Device& device, const PlanOptions& options);
 Status compress_cpu(const CompressProblem& problem, const CompressArgs& args, const RunContext& context);
 
+// On CUDA.
+Result<Prepared> prepare_compress_simt(const CompressProblem& problem, const Device& device, const PlanOptions& options);
+Status compress_simt(const CompressProblem& problem, const CompressArgs& args, const RunContext& context);
+
 std::span<const Implementation> compress_implementations() noexcept;
 
 }  // namespace fathom

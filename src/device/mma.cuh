@@ -20,6 +20,14 @@ __device__ __forceinline__ void bf16_16x8x16(float (&c)[4], const std::uint32_t 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// The same with f16 operands.
+__device__ __forceinline__ void f16_16x8x16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 /// Four 8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ __forceinline__ void load_matrix_x4(std::uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -47,6 +55,20 @@ __device__ __forceinline__ std::uint32_t pack_bf16x2(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
   return d;
 }
+
+/// Whether this target turns E4M3 codes into f16 in hardware (sm_89 and later).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+inline constexpr bool kConvertsE4m3 = true;
+/// Two E4M3 codes, the low one first, as f16; exact, NaN included.
+__device__ __forceinline__ std::uint32_t f16x2_of_e4m3x2(std::uint16_t codes) {
+  std::uint32_t d;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"(codes));
+  return d;
+}
+#else
+inline constexpr bool kConvertsE4m3 = false;
+__device__ std::uint32_t f16x2_of_e4m3x2(std::uint16_t);
+#endif
 
 /// E4M3 codes become bf16 by moving bits: exponent bias 7 read with bias 127 gives value * 2^-120, subnormals and zeros
 /// included. NaN codes read as +-480 * 2^-120 and must be looked for (has_e4m3_nan).

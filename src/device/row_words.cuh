@@ -1,6 +1,6 @@
-// What the CUDA stages do to a row between products: the words of src/simd/rows.h on the device. Roundings stand where the
-// CPU's stand, and no multiplication is fused with an addition that the CPU rounds apart, so that equal inputs give equal
-// codes; only sums of squares run in an order of their own (fixed, and closer to the exact sum than a chain).
+// What the CUDA stages do to a row between products: the words of src/simd/rows.h on the device. Roundings stand where
+// the CPU's stand, and no multiplication is fused with an addition that the CPU rounds apart, so that equal inputs give
+// equal codes; only sums of squares run in an order of their own (fixed, and closer to the exact sum than a chain).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -25,12 +25,17 @@ __device__ inline float inverse_rms(float sum_of_squares, std::int64_t count, fl
   return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(sum_of_squares, static_cast<float>(count)), eps)));
 }
 
-/// Factor of the weightless head norm. In bf16 mean, mean + eps and the inverse root round, as the squares behind `sum` and
-/// the product with the factor do (head_norm in src/simd/rows.h says why).
+/// Factor of the weightless head norm. In bf16 mean, mean + eps and the inverse root round, as the squares behind `sum`
+/// and the product with the factor do (head_norm in src/simd/rows.h says why).
 __device__ inline float head_factor(float sum, std::int64_t count, float eps, DType activation) {
   if (activation == DType::f32) return inverse_rms(sum, count, eps);
   const float mean = rounded_bf16(__fadd_rn(rounded_bf16(__fdiv_rn(sum, static_cast<float>(count))), eps));
   return rounded_bf16(__fdiv_rn(1.0f, __fsqrt_rn(mean)));
+}
+
+__device__ inline float warp_max(float value) {
+  for (int d = 16; d > 0; d /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, d));
+  return value;
 }
 
 /// Rotates one pair; -s undoes it.
@@ -52,15 +57,19 @@ __device__ inline void rotate_by_block(float* row, int dim, int rope_dim, const 
   __syncthreads();
 }
 
-/// Walsh-Hadamard in natural order over a power-of-two count in shared memory, without its factor; all threads take part.
+/// Pair number `pair` of the Walsh-Hadamard stage whose partners lie `span` apart.
+__device__ inline void butterfly(float* row, int pair, int span) {
+  const int i = pair / span * 2 * span + pair % span;
+  const float a = row[i], b = row[i + span];
+  row[i] = a + b;
+  row[i + span] = a - b;
+}
+
+/// Walsh-Hadamard in natural order over a power-of-two count in shared memory, without its factor; all threads take
+/// part.
 __device__ inline void hadamard_by_block(float* row, int count) {
   for (int span = 1; span < count; span *= 2) {
-    for (int pair = threadIdx.x; pair < count / 2; pair += blockDim.x) {
-      const int i = pair / span * 2 * span + pair % span;
-      const float a = row[i], b = row[i + span];
-      row[i] = a + b;
-      row[i + span] = a - b;
-    }
+    for (int pair = threadIdx.x; pair < count / 2; pair += blockDim.x) butterfly(row, pair, span);
     __syncthreads();
   }
 }
@@ -73,11 +82,18 @@ struct Eight {
   float v[8];
 };
 
-/// True if every eighth element of every row starts a 16-byte word and rows are whole eights.
+/// Rotates four pairs by their cosines and sines.
+__device__ inline void rotate_eight(Eight& eight, const float4& cosines, const float4& sines) {
+  rotate_pair(eight.v[0], eight.v[1], cosines.x, sines.x);
+  rotate_pair(eight.v[2], eight.v[3], cosines.y, sines.y);
+  rotate_pair(eight.v[4], eight.v[5], cosines.z, sines.z);
+  rotate_pair(eight.v[6], eight.v[7], cosines.w, sines.w);
+}
+
+/// True if every row starts a 16-byte word and is whole eights.
 inline bool has_wide_rows(const TensorView& tensor) {
-  const std::int64_t bytes = bits_of(tensor.dtype) / 8;
   bool wide = reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 && tensor.shape[tensor.rank - 1] % 8 == 0;
-  for (int i = 0; i + 1 < tensor.rank; ++i) wide = wide && tensor.strides[i] * bytes % 16 == 0;
+  for (int i = 0; i + 1 < tensor.rank; ++i) wide = wide && tensor.strides[i] * bits_of(tensor.dtype) % 128 == 0;
   return wide;
 }
 
@@ -113,7 +129,8 @@ __device__ inline Eight load_eight(const TensorView& tensor, std::int64_t at, in
   }
   return eight;
 }
-__device__ inline void store_eight(const TensorView& tensor, std::int64_t at, int count, bool wide, const Eight& eight) {
+__device__ inline void store_eight(const TensorView& tensor, std::int64_t at, int count, bool wide,
+                                   const Eight& eight) {
   if (wide && tensor.dtype == DType::bf16) return store_eight(static_cast<bf16*>(tensor.data) + at, eight);
   for (int i = 0; i < 8; ++i) {
     if (i < count) store_element(tensor, at + i, eight.v[i]);

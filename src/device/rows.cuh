@@ -85,7 +85,8 @@ __device__ inline void encode_row_by_block(const RowLayout& layout, const float*
         }
         for (int d = 16; d > 0; d /= 2) largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, d));
         has_nan = __any_sync(kAllLanes, has_nan);
-        auto* codes = reinterpret_cast<std::uint8_t*>(out + bytes_of(segment.dtype, std::int64_t{g} * block));
+        // Not bytes_of: its table of types lies on the host.
+        auto* codes = reinterpret_cast<std::uint8_t*>(out) + (segment.dtype == DType::e4m3 ? g * block : g * block / 2);
         std::uint8_t scale;
         if (segment.dtype == DType::e4m3) {
           const int exponent = q8_exponent(largest);

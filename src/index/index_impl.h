@@ -11,6 +11,13 @@ Status index_reference(const IndexProblem& problem, const IndexArgs& args, const
 Result<Prepared> prepare_index_cpu(const IndexProblem& problem, const Device& device, const PlanOptions& options);
 Status index_cpu(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
 
+// On CUDA.
+Result<Prepared> prepare_index_simt(const IndexProblem& problem, const Device& device, const PlanOptions& options);
+Status index_simt(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
+Reason index_sm80_refuses(const IndexProblem& problem, const Device& device);
+Result<Prepared> prepare_index_sm80(const IndexProblem& problem, const Device& device, const PlanOptions& options);
+Status index_sm80(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
+
 std::span<const Implementation> index_implementations() noexcept;
 
 }  // namespace fathom

@@ -5,6 +5,10 @@ namespace fathom {
 
 std::span<const Implementation> index_implementations() noexcept {
   static constexpr Implementation kList[] = {
+#ifdef FATHOM_WITH_CUDA
+      implement<index_sm80_refuses, prepare_index_sm80, index_sm80>("cuda:sm80", DeviceKind::cuda),
+      implement<refuses_nothing<IndexProblem>, prepare_index_simt, index_simt>("cuda:simt", DeviceKind::cuda),
+#endif
       implement<refuses_nothing<IndexProblem>, prepare_index_cpu, index_cpu>("cpu", DeviceKind::cpu),
       implement<refuses_nothing<IndexProblem>, prepares_nothing<IndexProblem>, index_reference>("reference", DeviceKind::cpu),
   };

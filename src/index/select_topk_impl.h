@@ -11,6 +11,10 @@ Status select_topk_reference(const SelectTopkProblem& problem, const SelectTopkA
 Result<Prepared> prepare_select_topk_cpu(const SelectTopkProblem& problem, const Device& device, const PlanOptions& options);
 Status select_topk_cpu(const SelectTopkProblem& problem, const SelectTopkArgs& args, const RunContext& context);
 
+// On CUDA.
+Result<Prepared> prepare_select_topk_simt(const SelectTopkProblem& problem, const Device& device, const PlanOptions& options);
+Status select_topk_simt(const SelectTopkProblem& problem, const SelectTopkArgs& args, const RunContext& context);
+
 std::span<const Implementation> select_topk_implementations() noexcept;
 
 }  // namespace fathom

@@ -1,4 +1,4 @@
-// The selection rule of index and select_topk on the CPU: largest first, ties to the smaller number, NaN last.
+// The selection rule of index and select_topk: largest first, ties to the smaller number, NaN last.
 #pragma once
 
 #include <algorithm>
@@ -7,13 +7,17 @@
 
 namespace fathom {
 
+/// A score as an integer whose order is the order of picks: NaN, of either sign, below every number, -0 and 0 alike. 0 is
+/// never a score's: it stands for an entry that is not there.
+constexpr std::uint32_t rank_of(float score) noexcept {
+  if (score != score) return 1;
+  const auto bits = std::bit_cast<std::uint32_t>(score == 0.0f ? 0.0f : score);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
 /// A score and its entry as one integer: a larger key is a better pick. Key 0 is never made from an entry.
-inline std::uint64_t pick_key(float score, std::uint32_t entry) noexcept {
-  auto bits = std::bit_cast<std::uint32_t>(score == 0.0f ? 0.0f : score);  // -0 and 0 tie
-  // Flip so that unsigned order is numeric order; NaN, of either sign, below everything.
-  bits = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-  if (score != score) bits = 0;
-  return static_cast<std::uint64_t>(bits) << 32 | (0xffffffffu - entry);
+constexpr std::uint64_t pick_key(float score, std::uint32_t entry) noexcept {
+  return static_cast<std::uint64_t>(rank_of(score)) << 32 | (0xffffffffu - entry);
 }
 inline std::uint32_t picked_entry(std::uint64_t key) noexcept { return 0xffffffffu - static_cast<std::uint32_t>(key); }
 

@@ -11,6 +11,10 @@ Status project_reference(const ProjectProblem& problem, const ProjectArgs& args,
 Result<Prepared> prepare_project_cpu(const ProjectProblem& problem, const Device& device, const PlanOptions& options);
 Status project_cpu(const ProjectProblem& problem, const ProjectArgs& args, const RunContext& context);
 
+// On CUDA.
+Result<Prepared> prepare_project_simt(const ProjectProblem& problem, const Device& device, const PlanOptions& options);
+Status project_simt(const ProjectProblem& problem, const ProjectArgs& args, const RunContext& context);
+
 std::span<const Implementation> project_implementations() noexcept;
 
 }  // namespace fathom
