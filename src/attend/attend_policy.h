@@ -43,11 +43,12 @@ struct AttendSm80Policy : AttendSplits {
 /// wgmma, sm_90: 64 heads a block, a block for each multiprocessor.
 struct AttendSm90Policy : AttendSplits {
   static constexpr int kStepRows = 64;  ///< a pair of tiles
-  std::int64_t small_work = 0;          ///< query heads below which the other kernel is quicker (measured)
   bool operator==(const AttendSm90Policy&) const = default;
-
-  constexpr bool is_small(std::int64_t num_tokens, int num_heads) const noexcept { return num_tokens * num_heads < small_work; }
 };
+
+/// Which of the two a Hopper takes. Measured on an H100 (docs/design/0013): with 64 heads mma.sync is quicker for one query
+/// (16 against 29 us), wgmma from eight on (34 against 36 us).
+constexpr bool is_small_for_sm90(std::int64_t num_tokens, int num_heads) noexcept { return num_tokens * num_heads < 512; }
 
 /// Most rows of a query, in steps of `step`.
 constexpr std::int64_t attend_steps(const AttendProblem& problem, int step) noexcept {
@@ -74,7 +75,6 @@ constexpr AttendSm90Policy attend_sm90_policy(const AttendProblem& problem, cons
   policy.heads_per_block = 64;
   policy.target_blocks = limits.num_multiprocessors;
   policy.most_splits = static_cast<int>(std::clamp<std::int64_t>(attend_steps(problem, AttendSm90Policy::kStepRows), 1, kMostAttendSplits));
-  policy.small_work = 0;
   return policy;
 }
 

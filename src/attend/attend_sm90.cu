@@ -143,7 +143,7 @@ Reason refuses_attend_sm90(const AttendProblem& problem, const Device& device) {
 
 Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device& device, const PlanOptions& options) {
   FATHOM_TRY(allow_shared_bytes("attend", device, attend_kernel, sizeof(Shared)));
-  // What this kernel cannot read, and few rows, go to the other.
+  // Views that this kernel cannot read go to the other.
   FATHOM_ASSIGN(Prepared prepared, prepare_attend_sm80(problem, device, options));
   const AttendSm90Policy policy = attend_sm90_policy(problem, device.limits());
   Scratch scratch;
@@ -160,7 +160,7 @@ Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const R
   const AttendSm90Policy policy = attend_sm90_policy(problem, context.device.limits());
   const std::int64_t num_tokens = args.q.shape[0];
   const bool aligned = is_addressable(parameters, 16) && has_aligned_rows(args.q) && has_aligned_rows(args.out);
-  if (!aligned || policy.is_small(num_tokens, problem.num_heads)) return attend_sm80(problem, args, context);
+  if (!aligned) return attend_sm80(problem, args, context);
   Scratch scratch(context.workspace.scratch);
   const Pieces pieces = lay_out(problem, policy, scratch);
   parameters.splits = policy.splits(num_tokens, problem.num_heads);
@@ -169,6 +169,11 @@ Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const R
   parameters.counters = static_cast<int*>(context.workspace.counters.data);
   const auto units = static_cast<unsigned>(num_tokens * policy.head_blocks(problem.num_heads));
   return launch("attend", context, attend_kernel, dim3(units, parameters.splits), dim3(kThreads), sizeof(Shared), parameters);
+}
+
+Status attend_hopper(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
+  const bool is_small = is_small_for_sm90(args.q.shape[0], problem.num_heads);
+  return is_small ? attend_sm80(problem, args, context) : attend_sm90(problem, args, context);
 }
 
 }  // namespace fathom

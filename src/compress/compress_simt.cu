@@ -357,7 +357,7 @@ Result<Prepared> prepare_compress_simt(const CompressProblem& problem, const Dev
   const WorkspaceSize nested_size = largest({plan.get()});
   const std::int64_t counters =
       pool_policy(problem).slices > 1 ? problem.num_tokens * std::int64_t{sizeof(unsigned)} : 0;
-  return Prepared{{scratch.used(), std::max(counters, nested_size.counters), nested_size.schedule}, std::move(plan)};
+  return Prepared{{scratch.used(), std::max(counters, nested_size.counters), nested_size.schedule}, plan, {*plan}};
 }
 
 Status compress_simt(const CompressProblem& problem, const CompressArgs& args, const RunContext& context) {

@@ -169,13 +169,13 @@ Result<Prepared> prepare_index_query_simt(const IndexQueryProblem& problem, cons
   };
   auto linears = std::make_shared<Linears>();
   const std::int64_t width = std::int64_t{problem.index_heads} * problem.index_dim;
-  FATHOM_ASSIGN(linears->wq_b, product(problem.weight_dtype, tile_of(problem), problem.q_rank, width));
+  FATHOM_ASSIGN(linears->wq_b, product(problem.wq_b_dtype, tile_of(problem), problem.q_rank, width));
   FATHOM_ASSIGN(linears->weights,
-                product(problem.proj_dtype, problem.num_tokens, problem.hidden_size, problem.index_heads));
+                product(problem.weights_proj_dtype, problem.num_tokens, problem.hidden_size, problem.index_heads));
   Scratch scratch;
   lay_out(problem, device, *linears, scratch, {});
   const WorkspaceSize nested_size = largest({&linears->wq_b, &linears->weights});
-  return Prepared{{scratch.used(), nested_size.counters, nested_size.schedule}, std::move(linears)};
+  return Prepared{{scratch.used(), nested_size.counters, nested_size.schedule}, linears, {linears->wq_b, linears->weights}};
 }
 
 Status index_query_simt(const IndexQueryProblem& problem, const IndexQueryArgs& args, const RunContext& context) {

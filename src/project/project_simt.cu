@@ -265,18 +265,18 @@ TensorView as_rows(TensorView heads) {
 }  // namespace
 
 Result<Prepared> prepare_project_simt(const ProjectProblem& problem, const Device& device, const PlanOptions& options) {
-  const auto product = [&](std::int64_t in_dim, std::int64_t out_dim) {
-    return plan_linear(projection(problem.numerics, problem.weight_dtype, problem.num_tokens, in_dim, out_dim), device,
+  const auto product = [&](DType weight_dtype, std::int64_t in_dim, std::int64_t out_dim) {
+    return plan_linear(projection(problem.numerics, weight_dtype, problem.num_tokens, in_dim, out_dim), device,
                        nested(options));
   };
   auto linears = std::make_shared<Linears>();
-  FATHOM_ASSIGN(linears->wq_a, product(problem.hidden_size, problem.q_rank));
-  FATHOM_ASSIGN(linears->wq_b, product(problem.q_rank, std::int64_t{problem.num_heads} * problem.head_dim));
-  FATHOM_ASSIGN(linears->wkv, product(problem.hidden_size, problem.head_dim));
+  FATHOM_ASSIGN(linears->wq_a, product(problem.wq_a_dtype, problem.hidden_size, problem.q_rank));
+  FATHOM_ASSIGN(linears->wq_b, product(problem.wq_b_dtype, problem.q_rank, std::int64_t{problem.num_heads} * problem.head_dim));
+  FATHOM_ASSIGN(linears->wkv, product(problem.wkv_dtype, problem.hidden_size, problem.head_dim));
   Scratch scratch;
   lay_out(problem, device, *linears, scratch, {});
   const WorkspaceSize nested_size = largest({&linears->wq_a, &linears->wq_b, &linears->wkv});
-  return Prepared{{scratch.used(), nested_size.counters, nested_size.schedule}, std::move(linears)};
+  return Prepared{{scratch.used(), nested_size.counters, nested_size.schedule}, linears, {linears->wq_a, linears->wq_b, linears->wkv}};
 }
 
 Status project_simt(const ProjectProblem& problem, const ProjectArgs& args, const RunContext& context) {
