@@ -15,7 +15,7 @@ std::int64_t block_bytes(const OpCase& built, std::size_t i) {
 
 }  // namespace
 
-Result<DeviceCase> DeviceCase::create(const OpCase& built, const Device& device, std::byte poison) {
+Result<DeviceCase> DeviceCase::create(const OpCase& built, const Device& device, std::optional<std::byte> poison) {
   DeviceCase result(device);
   std::int64_t total = 0;
   for (std::size_t i = 0; i < built.args.size(); ++i) {
@@ -53,12 +53,12 @@ Result<DeviceCase> DeviceCase::copy() const {
   return other;
 }
 
-Status DeviceCase::fill(const OpCase& built, std::byte poison) {
+Status DeviceCase::fill(const OpCase& built, std::optional<std::byte> poison) {
   for (std::size_t i = 0; i < views_.size(); ++i) {
     if (views_[i].is_absent()) continue;
     std::byte* to = memory_.data() + offsets_[i];
     if (is_pure_output(built.op->args[i].role)) {
-      FATHOM_TRY(fill_bytes(device_, to, poison, block_bytes(built, i)));
+      if (poison) FATHOM_TRY(fill_bytes(device_, to, *poison, block_bytes(built, i)));
     } else {
       FATHOM_TRY(copy_bytes(device_, to, built.args[i].block.data(), block_bytes(built, i)));
     }

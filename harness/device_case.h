@@ -1,6 +1,8 @@
 // DeviceCase: a case's arguments behind each other in one piece of a device's memory.
 #pragma once
 
+#include <optional>
+
 #include "fathom/core/memory.h"
 #include "harness/run.h"
 
@@ -8,13 +10,13 @@ namespace fathom::harness {
 
 class DeviceCase {
  public:
-  /// Room for the case, with its inputs in it and pure outputs poisoned.
-  static Result<DeviceCase> create(const OpCase& built, const Device& device, std::byte poison = kPoisons[0]);
+  /// Room for the case, with its inputs in it and pure outputs poisoned, or left as memory came.
+  static Result<DeviceCase> create(const OpCase& built, const Device& device, std::optional<std::byte> poison = kPoisons[0]);
   /// Another piece of memory with the same bytes.
   Result<DeviceCase> copy() const;
 
   /// Overwrites everything as create did; `built` has the shapes of the case that was created.
-  Status fill(const OpCase& built, std::byte poison);
+  Status fill(const OpCase& built, std::optional<std::byte> poison);
   /// One for each ArgSpec.
   const std::vector<TensorView>& views() const noexcept { return views_; }
   std::int64_t bytes() const noexcept { return memory_.bytes(); }
