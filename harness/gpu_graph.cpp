@@ -57,6 +57,7 @@ Result<GpuGraph> GpuGraph::capture(const Device& device, const Work& work) {
   FATHOM_GPU_TRY(cudaStreamBeginCapture, impl->handle(), cudaStreamCaptureModeGlobal);
   const Status given = work(impl->stream.get(), mark);
   const cudaError_t ended = cudaStreamEndCapture(impl->handle(), &impl->graph);
+  if (!given.ok() || ended != cudaSuccess) cudaGetLastError();  // told here, and not to whoever asks next
   FATHOM_TRY(given);
   FATHOM_TRY(gpu_status("cudaStreamEndCapture", ended));
   FATHOM_GPU_TRY(cudaGraphInstantiate, &impl->exec, impl->graph, 0);

@@ -11,7 +11,7 @@ namespace fathom::harness {
 namespace {
 
 constexpr std::int64_t kBufferBytes = std::int64_t{2} << 30;
-constexpr int kReadThreads = 512, kReadBlocks = 4, kLoads = 8;  ///< of a thread in flight
+constexpr int kReadThreads = 512, kReadBlocks = 2, kLoads = 8;  ///< of a thread in flight
 constexpr int kProductThreads = 256, kProductBlocks = 2, kRounds = 4096;
 constexpr int kRowTiles = 4, kColumnTiles = 4;  ///< 16 independent sums of a warp
 constexpr double kOperationsOfOne = 2.0 * 16 * 8 * 16;
