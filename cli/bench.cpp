@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "cli/bench_layer.h"
@@ -21,15 +22,19 @@ struct BenchOptions {
   std::string op, cases = harness::default_cases_folder(), set = "model", json;
   std::optional<std::string> text;  ///< "" is a case too: all defaults
   harness::Forced forced;
-  int repeat = 7, threads = 0;
+  int repeat = 7;
+  DeviceChoice device;
   std::string model_layer, layer = "csa";
   std::int64_t tokens = 256;
+  int batch = 1;
+  std::optional<std::int64_t> context;
 };
 
 std::string time_text(double seconds) {
-  return seconds < 1e-3 ? fmt::format("{:.1f} us", seconds * 1e6)
-         : seconds < 1  ? fmt::format("{:.2f} ms", seconds * 1e3)
-                        : fmt::format("{:.2f} s", seconds);
+  return seconds < 1e-4   ? fmt::format("{:.2f} us", seconds * 1e6)
+         : seconds < 1e-3 ? fmt::format("{:.1f} us", seconds * 1e6)
+         : seconds < 1    ? fmt::format("{:.2f} ms", seconds * 1e3)
+                          : fmt::format("{:.2f} s", seconds);
 }
 
 nlohmann::json spread_json(const harness::Spread& spread) {
@@ -37,35 +42,44 @@ nlohmann::json spread_json(const harness::Spread& spread) {
 }
 
 /// One line of the --json file.
-std::string json_line(const harness::Measurement& m, int threads) {
-  const nlohmann::json line = {{"op", m.op},
-                               {"case", m.text},
-                               {"implementation", m.implementation},
-                               {"device", "cpu"},
-                               {"threads", threads},
-                               {"version", FATHOM_VERSION},
-                               {"seconds", spread_json(m.seconds)},
-                               {"runs", m.runs},
-                               {"copies", m.copies},
-                               {"read_bytes", m.cost.read_bytes},
-                               {"written_bytes", m.cost.written_bytes},
-                               {"operations", m.cost.operations},
-                               {"bytes_per_second", m.bytes_per_second()},
-                               {"operations_per_second", m.operations_per_second()},
-                               {"roof_bytes_per_second", spread_json(m.roof_bytes_per_second)},
-                               {"roof_operations_per_second", spread_json(m.roof_operations_per_second)},
-                               {"share_of_roof", m.share_of_roof()},
-                               {"bound_by", m.is_bound_by_memory() ? "memory" : "arithmetic"}};
+std::string json_line(const harness::Measurement& m, const Device& device) {
+  nlohmann::json line = {{"op", m.op},
+                         {"case", m.text},
+                         {"implementation", m.implementation},
+                         {"device", name_of(device)},
+                         {"version", FATHOM_VERSION},
+                         {"seconds", spread_json(m.seconds)},
+                         {"runs", m.runs},
+                         {"copies", m.copies},
+                         {"read_bytes", m.cost.read_bytes},
+                         {"written_bytes", m.cost.written_bytes},
+                         {"operations", m.cost.operations},
+                         {"bytes_per_second", m.bytes_per_second()},
+                         {"operations_per_second", m.operations_per_second()},
+                         {"roof_bytes_per_second", spread_json(m.roof_bytes_per_second)},
+                         {"roof_operations_per_second", spread_json(m.roof_operations_per_second)},
+                         {"roof_arithmetic", m.roof_arithmetic},
+                         {"share_of_roof", m.share_of_roof()},
+                         {"bound_by", m.is_bound_by_memory() ? "memory" : "arithmetic"}};
+  if (device.kind() == DeviceKind::cpu) {
+    line["threads"] = device.num_threads();
+  } else {
+    line["compute_capability"] = capability_text(device.limits());
+    line["multiprocessors"] = device.limits().num_multiprocessors;
+    line["clock_hz"] = m.clock_hz;
+  }
   return line.dump() + "\n";
 }
 
-void print_measurement(const harness::Measurement& m) {
+void print_measurement(const harness::Measurement& m, const Device& device) {
+  const bool is_cpu = device.kind() == DeviceKind::cpu;
+  const double unit = is_cpu ? 1e9 : 1e12;
   fmt::print("{} {} \"{}\"\n", m.op, m.implementation, m.text);
   fmt::print("  {:>10}  (p10 {}, p90 {}; {} runs over {} copies)\n", time_text(m.seconds.median),
              time_text(m.seconds.low), time_text(m.seconds.high), m.runs, m.copies);
-  fmt::print("  {:8.2f} GB/s of {:.2f}   {:8.2f} GFLOP/s of {:.2f}   {:.1f} % of the roof ({})\n",
-             m.bytes_per_second() / 1e9, m.roof_bytes_per_second.median / 1e9, m.operations_per_second() / 1e9,
-             m.roof_operations_per_second.median / 1e9, 100 * m.share_of_roof(),
+  fmt::print("  {:8.2f} GB/s of {:.2f}   {:8.2f} {}/s of {:.2f}   {:.1f} % of the roof ({})\n",
+             m.bytes_per_second() / 1e9, m.roof_bytes_per_second.median / 1e9, m.operations_per_second() / unit,
+             is_cpu ? "GFLOP" : "TFLOP", m.roof_operations_per_second.median / unit, 100 * m.share_of_roof(),
              m.is_bound_by_memory() ? "memory" : "arithmetic");
   std::fflush(stdout);
 }
@@ -85,10 +99,24 @@ Result<std::vector<std::pair<std::string, std::string>>> chosen_cases(const Benc
   return chosen;
 }
 
+/// Times a case on the device beside the device's roof.
+using Measurer = std::function<Result<harness::Measurement>(const std::string& op, const std::string& text)>;
+Result<Measurer> measurer_of(const Device& device, const harness::MeasureOptions& options) {
+  if (device.kind() == DeviceKind::cpu) {
+    const auto roof = std::make_shared<harness::RoofMeter>(device.num_threads());
+    return Measurer([=](const auto& op, const auto& text) { return harness::measure(op, text, device, *roof, options); });
+  }
+  FATHOM_ASSIGN(harness::GpuRoof gpu_roof, harness::GpuRoof::create(device));
+  const auto roof = std::make_shared<harness::GpuRoof>(std::move(gpu_roof));
+  fmt::print("{}, compute capability {}, {:.0f} MHz at work; the roof's arithmetic is {}\n", name_of(device),
+             capability_text(device.limits()), roof->clock_hz() / 1e6, harness::GpuRoof::kArithmetic);
+  return Measurer([=](const auto& op, const auto& text) { return harness::measure(op, text, device, *roof, options); });
+}
+
 int bench_cases(const BenchOptions& options) {
   const auto chosen = chosen_cases(options);
   if (!chosen.ok()) return fail(chosen.status());
-  const auto device = Device::cpu(options.threads);
+  const auto device = options.device.open();
   if (!device.ok()) return fail(device.status());
   std::set<std::string> used;
   for (const auto& [op, text] : chosen.value()) used.merge(harness::ops_of(op, text, device.value(), options.forced));
@@ -101,15 +129,16 @@ int bench_cases(const BenchOptions& options) {
       return kFailed;
     }
   }
-  harness::RoofMeter roof(device->num_threads());
   harness::MeasureOptions measure_options;
   measure_options.alternations = options.repeat;
   measure_options.implementation = harness::force_text(options.forced);
+  const auto measurer = measurer_of(device.value(), measure_options);
+  if (!measurer.ok()) return fail(measurer.status());
   for (const auto& [op, text] : chosen.value()) {
-    const auto measurement = harness::measure(op, text, device.value(), roof, measure_options);
+    const auto measurement = measurer.value()(op, text);
     if (!measurement.ok()) return fail(measurement.status());
-    print_measurement(measurement.value());
-    if (json.is_open() && !(json << json_line(measurement.value(), device->num_threads()) << std::flush)) {
+    print_measurement(measurement.value(), device.value());
+    if (json.is_open() && !(json << json_line(measurement.value(), device.value()) << std::flush)) {
       print_error(fmt::format("bench: cannot write \"{}\"", options.json));
       return kFailed;
     }
@@ -123,7 +152,9 @@ int run_bench(const BenchOptions& options) {
   layer.preset = options.model_layer;
   layer.kind = options.layer == "csa" ? LayerKind::csa : options.layer == "hca" ? LayerKind::hca : LayerKind::window;
   layer.tokens = options.tokens;
-  layer.threads = options.threads;
+  layer.batch = options.batch;
+  layer.context = options.context;
+  layer.device = options.device;
   layer.forced = options.forced;
   return bench_layer(layer);
 }
@@ -151,7 +182,7 @@ void add_bench(CLI::App& app, int& exit_code) {
                      ->check(CLI::Range(5, 1000))
                      ->capture_default_str();
   add_force(*verb, options->forced, "run this implementation of the op");
-  add_threads(*verb, options->threads);
+  add_device(*verb, options->device);
   auto* model_layer =
       verb->add_option("--model-layer", options->model_layer, "Time one layer of this preset stage by stage instead")
           ->check(CLI::IsMember({"v4-flash", "v4-pro"}));
@@ -164,6 +195,13 @@ void add_bench(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(1, 1 << 20))
       ->needs(model_layer)
       ->capture_default_str();
+  verb->add_option("--batch", options->batch, "Sequences of the decode step")
+      ->check(CLI::Range(1, 4096))
+      ->needs(model_layer)
+      ->capture_default_str();
+  verb->add_option("--context", options->context, "Tokens of each before it, made up; default: as prefilled")
+      ->check(CLI::Range(0, 1 << 24))
+      ->needs(model_layer);
   verb->callback([options, &exit_code] { exit_code = run_bench(*options); });
 }
 

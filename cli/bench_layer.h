@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
+#include "cli/device_choice.h"
 #include "fathom/config.h"
 #include "harness/conformance.h"
 
@@ -13,12 +15,14 @@ struct BenchLayerOptions {
   std::string preset = "v4-flash";  ///< "v4-flash" or "v4-pro"
   LayerKind kind = LayerKind::csa;
   std::int64_t tokens = 256;  ///< prefilled in one step
-  int decode_steps = 4;       ///< single-token steps after it
-  int threads = 0;            ///< 0: all
+  int batch = 1;              ///< sequences of the decode step, which brings one token of each
+  std::optional<std::int64_t> context;  ///< tokens before that step, made up; absent: `tokens`
+  DeviceChoice device;
   harness::Forced forced;     ///< of the layer and its stages
 };
 
-/// Prints a table of the stages (milliseconds, share) for the prefill and for a decode step. Returns the exit code.
+/// Prints a table of the stages (time, share) for the prefill and for a decode step; on a GPU also the layer as one.
+/// Returns the exit code.
 int bench_layer(const BenchLayerOptions& options);
 
 }  // namespace fathom::cli

@@ -25,7 +25,7 @@ struct CheckOptions {
   std::optional<std::string> text;  ///< "" is a case too: all defaults
   bool all = false;
   harness::Forced forced;
-  int threads = 0;
+  DeviceChoice device;
 };
 
 /// Every forced implementation exists, and something runs it. The first case of its op tells which ones there are.
@@ -90,6 +90,11 @@ int check_files(const CheckOptions& options, const Device& device) {
     if (!options.forced.empty() && options.op.empty() && !options.all && !options.forced.contains(op->name)) continue;
     const auto cases = harness::read_cases(options.cases, op->name, kCaseSet);
     if (!cases.ok()) return fail(cases.status());
+    const auto names = harness::implementations_of(op->name, cases->front(), device);
+    if (names.ok() && names->empty()) {
+      table.add({op->name, fmt::format("none on {}", name_of(device)), "", "", "", "", ""});
+      continue;
+    }
     for (const harness::Tally& tally : harness::check_cases(op->name, cases.value(), device, options.forced)) {
       const bool is_reference = tally.sound > 0;
       table.add({tally.op, tally.implementation, is_reference ? "" : fmt::format("{}", tally.agreeing),
@@ -120,12 +125,12 @@ int run_check(const CheckOptions& options) {
   if (!options.golden.empty()) {
     GoldenOptions golden;
     golden.folder = options.golden;
-    golden.threads = options.threads;
+    golden.device = options.device;
     golden.forced = options.forced;
     if (!options.numerics.empty()) golden.numerics = options.numerics == "exact" ? Numerics::exact : Numerics::served;
     return check_golden(golden);
   }
-  const auto device = Device::cpu(options.threads);
+  const auto device = options.device.open();
   if (!device.ok()) return fail(device.status());
   if (const Status status = check_forced(options, device.value()); !status.ok()) {
     print_error(status.text());
@@ -157,7 +162,7 @@ void add_check(CLI::App& app, int& exit_code) {
       ->check(CLI::IsMember({"exact", "served"}))
       ->needs(golden);
   add_force(*verb, options->forced, "run only this implementation of the op");
-  add_threads(*verb, options->threads);
+  add_device(*verb, options->device);
   verb->callback([options, &exit_code] { exit_code = run_check(*options); });
 }
 

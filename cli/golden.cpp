@@ -66,7 +66,7 @@ Status check_file(const GoldenOptions& options, const Model& model, Numerics num
 }
 
 Status check_folder(const GoldenOptions& options, Tally* tally) {
-  FATHOM_ASSIGN(const Device device, Device::cpu(options.threads));
+  FATHOM_ASSIGN(const Device device, options.device.open());
   FATHOM_ASSIGN(const Model model, open_model(options.folder));
   for (const Numerics numerics : {Numerics::exact, Numerics::served}) {
     if (options.numerics && *options.numerics != numerics) continue;

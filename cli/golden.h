@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/device_choice.h"
 #include "cli/golden_compare.h"
 #include "cli/model_files.h"
 
@@ -15,7 +16,7 @@ struct GoldenOptions {
   std::string folder;                 ///< config.json, model.safetensors, expected_exact|served.safetensors
   std::optional<Numerics> numerics;   ///< absent: every numerics the folder has expected values for
   harness::Forced forced;             ///< of the layers and their stages
-  int threads = 0;                    ///< 0: all
+  DeviceChoice device;
   std::int64_t chunk = 0;             ///< tokens of a prefill chunk; 0: the runner's default
   int page_size = 0;                  ///< rows of a page; 0: the default of each cache
   std::uint64_t page_order_seed = 0;  ///< 0: pages in order

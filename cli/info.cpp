@@ -26,6 +26,7 @@ using Json = nlohmann::ordered_json;
 struct InfoOptions {
   std::string subject;  ///< an op, "cache", or nothing: the machine
   std::optional<std::string> problem;  ///< "" is a problem too: all defaults
+  DeviceChoice device;
   bool json = false;
 };
 
@@ -33,13 +34,33 @@ void print_json(const Json& json) { fmt::print("{}\n", json.dump(2)); }
 
 // ---- the machine and the ops ----------------------------------------------------------------------------------------
 
+double gib_of(std::int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); }
+
+std::string gpu_text(const Gpu& gpu) {
+  if (!gpu.complaint.empty()) return fmt::format("{}, not usable ({})", gpu.name, gpu.complaint);
+  return fmt::format("{}, compute capability {}, {} multiprocessors, {:.1f} GiB, {} KiB of shared memory a block",
+                     gpu.name, capability_text(gpu.limits), gpu.limits.num_multiprocessors,
+                     gib_of(gpu.limits.memory_bytes), gpu.limits.shared_bytes_per_block / 1024);
+}
+
+Json gpu_json(const Gpu& gpu) {
+  if (!gpu.complaint.empty()) return {{"device", gpu.name}, {"complaint", gpu.complaint}};
+  return {{"device", gpu.name},
+          {"compute_capability", capability_text(gpu.limits)},
+          {"multiprocessors", gpu.limits.num_multiprocessors},
+          {"memory_bytes", gpu.limits.memory_bytes},
+          {"l2_bytes", gpu.limits.l2_bytes},
+          {"shared_bytes_per_block", gpu.limits.shared_bytes_per_block}};
+}
+
 void print_machine(bool as_json) {
   const Machine machine = this_machine();
-  const double gib = static_cast<double>(machine.memory_bytes) / (1024.0 * 1024.0 * 1024.0);
   if (as_json) {
     Json json = {{"version", machine.version},   {"compiler", machine.compiler}, {"processor", machine.processor},
                  {"features", machine.features}, {"threads", machine.threads},   {"memory_bytes", machine.memory_bytes},
-                 {"ops", Json::array()}};
+                 {"cuda_targets", machine.cuda_targets}, {"gpus", Json::array()},         {"ops", Json::array()}};
+    for (const Gpu& gpu : machine.gpus) json["gpus"].push_back(gpu_json(gpu));
+    if (machine.gpus.empty()) json["no_gpu"] = machine.no_gpu;
     for (const OpSpec* op : op_table()) json["ops"].push_back(op->name);
     print_json(json);
     return;
@@ -49,8 +70,14 @@ void print_machine(bool as_json) {
   fmt::print("features   {}\n",
              machine.features.empty() ? "unknown" : fmt::format("{}", fmt::join(machine.features, " ")));
   fmt::print("threads    {}\n", machine.threads);
-  fmt::print("memory     {:.1f} GiB\n", gib);
-  fmt::print("devices    cpu\n\n");
+  fmt::print("memory     {:.1f} GiB\n", gib_of(machine.memory_bytes));
+  fmt::print("cuda       {}\n", machine.cuda_targets.empty()
+                                    ? "this build has no CUDA kernels"
+                                    : fmt::format("kernels for {}", fmt::join(machine.cuda_targets, " ")));
+  fmt::print("devices    cpu\n");
+  for (const Gpu& gpu : machine.gpus) fmt::print("           {}\n", gpu_text(gpu));
+  if (machine.gpus.empty()) fmt::print("           no GPU ({})\n", machine.no_gpu);
+  fmt::print("\n");
   Table ops({"op", "stage", "summary"});
   for (const OpSpec* op : op_table()) ops.add({op->name, op->stage, op->summary});
   fmt::print("{}\n`fathom info OP` shows an op's contract, `fathom info cache` the row formats.\n", ops.text());
@@ -102,15 +129,15 @@ void print_op(const OpSpec& op) {
 }
 
 /// Which implementation takes the problem, and why the others do not.
-Status print_candidates(const OpSpec& op, const std::string& text, bool as_json) {
+Status print_candidates(const OpSpec& op, const std::string& text, const DeviceChoice& choice, bool as_json) {
   std::vector<std::max_align_t> problem(op.problem->size / sizeof(std::max_align_t) + 1);
   FATHOM_TRY(parse_problem(*op.problem, text, problem.data()));
   FATHOM_TRY(check_problem(*op.problem, op.name, problem.data()));
-  FATHOM_ASSIGN(const Device device, Device::cpu());
+  FATHOM_ASSIGN(const Device device, choice.open());
   FATHOM_ASSIGN(const std::vector<Candidate> list, candidates(op, problem.data(), device));
   const std::string shown = problem_text(*op.problem, problem.data());
   if (as_json) {
-    Json json = {{"op", op.name}, {"problem", shown}, {"candidates", Json::array()}};
+    Json json = {{"op", op.name}, {"problem", shown}, {"device", name_of(device)}, {"candidates", Json::array()}};
     for (const Candidate& candidate : list) {
       json["candidates"].push_back({{"implementation", candidate.implementation}, {"reason", candidate.reason}});
     }
@@ -186,7 +213,7 @@ Status info(const InfoOptions& options) {
   }
   if (options.subject == "cache") return print_formats(options.json);
   const OpSpec* op = find_op(options.subject);
-  if (options.problem) return print_candidates(*op, *options.problem, options.json);
+  if (options.problem) return print_candidates(*op, *options.problem, options.device, options.json);
   if (options.json) return print_op_json(*op);
   print_op(*op);
   return {};
@@ -199,9 +226,10 @@ void add_info(CLI::App& app, int& exit_code) {
   CLI::App* verb = app.add_subcommand("info", "Show the machine, an op's contract, or who takes a problem");
   verb->add_option("op", options->subject, "An op, or \"cache\" for the row formats; nothing: the machine and all ops")
       ->check(op_name({"cache"}));
-  verb->add_option_function<std::string>(
+  auto* problem = verb->add_option_function<std::string>(
       "problem", [options](const std::string& text) { options->problem = text; },
       "Problem text: which implementation takes it, and why the others refuse");
+  add_device_name(*verb, options->device)->needs(problem);
   verb->add_flag("--json", options->json, "Print JSON");
   verb->callback([options, &exit_code] {
     const Status status = info(*options);

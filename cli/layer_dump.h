@@ -55,7 +55,8 @@ void visit_tensors(const LayerDump& dump, Visit&& visit) {
 /// if that token's row can no longer matter. `overlap` layers keep the last full group above the open one.
 std::int64_t state_row(std::int64_t position, std::int64_t num_tokens, int ratio, bool overlap) noexcept;
 
-/// Reads the caches of layer 0 of `pool` after `num_tokens` tokens of `sequence`: entries, keys, window, state.
-Status read_caches(const PagePool& pool, int sequence, std::int64_t num_tokens, LayerDump* dump);
+/// Reads the caches of layer 0 of `pool`, which lie on `device`, after `num_tokens` tokens of `sequence`: entries, keys,
+/// window, state.
+Status read_caches(const PagePool& pool, const Device& device, int sequence, std::int64_t num_tokens, LayerDump* dump);
 
 }  // namespace fathom::cli

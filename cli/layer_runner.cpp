@@ -3,12 +3,14 @@
 
 #include <algorithm>
 
+#include "cli/device_copy.h"
+
 namespace fathom::cli {
 namespace {
 
-/// Everything that stays the same from step to step.
+/// Everything that stays the same from step to step; the views lie on the device.
 struct Sequence {
-  const LoadedLayer& weights;
+  const LayerWeights weights;
   PagePool& pool;
   int number;
   TensorView x;  ///< [T, hidden_size]
@@ -17,54 +19,52 @@ struct Sequence {
   bool dump;
 };
 
-/// The rows a step writes, in the layer's own dtype; they are widened into the result afterwards.
-class StepRows {
- public:
-  StepRows(DType dtype, std::int64_t num_tokens, std::int64_t columns)
-      : dtype_(dtype), count_(num_tokens * columns), bytes_(static_cast<std::size_t>(bytes_of(dtype, count_))) {}
-  void* data() noexcept { return bytes_.data(); }
-  void widen_to(float* out) const noexcept {
-    const TensorView rows = view(bytes_.data(), dtype_, {count_});
-    for (std::int64_t i = 0; i < count_; ++i) out[i] = load_f32(rows, i);
-  }
-
- private:
-  DType dtype_;
-  std::int64_t count_;
-  std::vector<std::byte> bytes_;
+/// What the steps of one capacity write, on the device. What the dump leaves out has no rows.
+struct StepOutputs {
+  DeviceRows out, attn_out, topk_entries, index_scores;
 };
 
-Status run_step(const Stepper& stepper, Sequence& sequence, std::int64_t first, std::int64_t count) {
+Result<StepOutputs> make_outputs(const LayerProblem& problem, const LayerResult& result, bool dump, const Device& device) {
+  const auto rows = [&](DType dtype, std::int64_t columns, bool wanted) {
+    return DeviceRows::create(device, dtype, wanted ? problem.num_tokens : 0, columns);
+  };
+  const DumpTensor<float>& scores = result.dump.index_scores;
+  FATHOM_ASSIGN(DeviceRows out, rows(problem.out_dtype, problem.hidden_size, true));
+  FATHOM_ASSIGN(DeviceRows attn_out,
+                rows(activation_dtype(problem.numerics), std::int64_t{problem.num_heads} * problem.head_dim, dump));
+  FATHOM_ASSIGN(DeviceRows picks, rows(DType::i32, problem.index_topk, result.dump.topk_entries.given()));
+  FATHOM_ASSIGN(DeviceRows index_scores, rows(DType::f32, scores.given() ? scores.shape[1] : 0, scores.given()));
+  return StepOutputs{std::move(out), std::move(attn_out), std::move(picks), std::move(index_scores)};
+}
+
+Status run_step(const Stepper& stepper, const StepOutputs& outputs, Sequence& sequence, std::int64_t first,
+                std::int64_t count) {
   const LayerProblem& problem = stepper.plan.problem();
   FATHOM_ASSIGN(const Batch batch, sequence.pool.begin_step(std::span(&sequence.number, 1), std::span(&count, 1)));
-  StepRows out(problem.out_dtype, count, problem.hidden_size);
   LayerArgs args;
   args.x = rows_of(sequence.x, first, count);
   args.rope_table = sequence.rope_table;
-  args.weights = sequence.weights.weights;
+  args.weights = sequence.weights;
   args.caches = sequence.pool.caches(0);
   args.batch = batch;
-  args.out = view(out.data(), problem.out_dtype, {count, problem.hidden_size});
+  args.out = outputs.out.view(count, {problem.hidden_size});
 
   LayerDump& dump = sequence.result.dump;
-  const DType core_dtype = activation_dtype(problem.numerics);
-  StepRows core(core_dtype, sequence.dump ? count : 0, std::int64_t{problem.num_heads} * problem.head_dim);
-  if (sequence.dump) {
-    args.attn_out = view(core.data(), core_dtype, {count, problem.num_heads, problem.head_dim});
-    if (dump.topk_entries.given()) {
-      args.topk_entries =
-          view(dump.topk_entries.values.data() + first * problem.index_topk, DType::i32, {count, problem.index_topk});
-    }
-    // Without a single visible entry there is no column to write.
-    if (dump.index_scores.given() && dump.index_scores.shape[1] > 0) {
-      const std::int64_t width = dump.index_scores.shape[1];
-      args.index_scores = view(dump.index_scores.values.data() + first * width, DType::f32, {count, width});
-    }
-  }
+  const bool picks = dump.topk_entries.given();
+  // Without a single visible entry there is no column to write.
+  const std::int64_t width = dump.index_scores.given() ? dump.index_scores.shape[1] : 0;
+  if (sequence.dump) args.attn_out = outputs.attn_out.view(count, {problem.num_heads, problem.head_dim});
+  if (picks) args.topk_entries = outputs.topk_entries.view(count, {problem.index_topk});
+  if (width > 0) args.index_scores = outputs.index_scores.view(count, {width});
   FATHOM_TRY(layer(stepper.plan, args, stepper.workspace.get()));
   FATHOM_TRY(sequence.pool.commit());
-  out.widen_to(sequence.result.output.data() + first * problem.hidden_size);
-  if (sequence.dump) core.widen_to(dump.core_out.values.data() + first * problem.num_heads * problem.head_dim);
+
+  FATHOM_TRY(outputs.out.read_floats(count, sequence.result.output.data() + first * problem.hidden_size));
+  if (sequence.dump) {
+    FATHOM_TRY(outputs.attn_out.read_floats(count, dump.core_out.values.data() + first * problem.num_heads * problem.head_dim));
+  }
+  if (picks) FATHOM_TRY(outputs.topk_entries.read(count, dump.topk_entries.values.data() + first * problem.index_topk));
+  if (width > 0) FATHOM_TRY(outputs.index_scores.read(count, dump.index_scores.values.data() + first * width));
   return {};
 }
 
@@ -78,22 +78,24 @@ void size_result(const LayerConfig& config, std::int64_t num_tokens, bool dump, 
   result->dump.index_scores.resize({num_tokens, num_tokens / config.compress_ratio});
 }
 
-Result<PagePool> make_pool(const LayerProblem& problem, std::int64_t num_tokens, const LayerRunOptions& options) {
+Result<PagePool> make_pool(const LayerProblem& problem, std::int64_t num_tokens, const Device& device,
+                           const LayerRunOptions& options) {
   // The ring of the dump shows one token more than the next step could still see.
   FATHOM_ASSIGN(PagePoolOptions pages,
                 pool_options_for(problem, 1, std::max<std::int64_t>(num_tokens, 1), options.dump ? 1 : 0));
   pages.page_order_seed = options.page_order_seed;
-  return PagePool::create(problem, pages);
+  return PagePool::create(problem, pages, device);
 }
 
 Status run_steps(Sequence& sequence, const LayerProblem& problem, std::int64_t num_tokens, const Device& device,
                  const LayerRunOptions& options, const StepReport& report) {
   const std::int64_t prefill = prefill_tokens(options, num_tokens);
   FATHOM_ASSIGN(Stepper stepper, make_stepper(problem, problem.num_tokens, device, harness::force_text(options.forced)));
+  FATHOM_ASSIGN(const StepOutputs outputs, make_outputs(problem, sequence.result, options.dump, device));
   std::int64_t done = 0;
   while (done < prefill) {
     const std::int64_t count = std::min<std::int64_t>(problem.num_tokens, prefill - done);
-    FATHOM_TRY(run_step(stepper, sequence, done, count));
+    FATHOM_TRY(run_step(stepper, outputs, sequence, done, count));
     done += count;
     if (report) report(done, false);
   }
@@ -102,7 +104,7 @@ Status run_steps(Sequence& sequence, const LayerProblem& problem, std::int64_t n
     FATHOM_ASSIGN(stepper, make_stepper(problem, 1, device, harness::force_text(options.forced)));
   }
   for (; done < num_tokens; ++done) {
-    FATHOM_TRY(run_step(stepper, sequence, done, 1));
+    FATHOM_TRY(run_step(stepper, outputs, sequence, done, 1));
     if (report) report(done + 1, true);
   }
   return {};
@@ -115,7 +117,7 @@ Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const 
   problem.num_tokens = capacity;
   Stepper stepper;
   FATHOM_ASSIGN(stepper.plan, plan_layer(problem, device, {.implementation = force}));
-  FATHOM_ASSIGN(stepper.workspace, PlanWorkspace::create(stepper.plan));
+  FATHOM_ASSIGN(stepper.workspace, harness::PlanWorkspace::create(stepper.plan));
   return stepper;
 }
 
@@ -168,7 +170,7 @@ Result<LayerResult> run_layer(const LayerConfig& config, const LoadedLayer& weig
   LayerResult result;
   FATHOM_ASSIGN(result.problem, problem_for(config, weights, num_tokens, options));
   size_result(config, num_tokens, options.dump, &result);
-  FATHOM_ASSIGN(PagePool pool, make_pool(result.problem, num_tokens, options));
+  FATHOM_ASSIGN(PagePool pool, make_pool(result.problem, num_tokens, device, options));
   FATHOM_ASSIGN(const int number, pool.add_sequence());
 
   std::vector<bf16> rounded;
@@ -177,16 +179,19 @@ Result<LayerResult> run_layer(const LayerConfig& config, const LoadedLayer& weig
     rounded.resize(hidden.size());
     std::transform(hidden.begin(), hidden.end(), rounded.begin(), to_bf16);
   }
-  const void* x = x_dtype == DType::bf16 ? static_cast<const void*>(rounded.data()) : hidden.data();
+  const void* values = x_dtype == DType::bf16 ? static_cast<const void*>(rounded.data()) : hidden.data();
   std::vector<float> table(static_cast<std::size_t>(std::max<std::int64_t>(num_tokens, 1) * config.rope_dim()));
   const TensorView rope_table =
       view(table.data(), DType::f32, {std::max<std::int64_t>(num_tokens, 1), config.rope_dim()});
   FATHOM_TRY(fill_rope_table(config.rope, 0, rope_table));
 
-  Sequence sequence{weights,    pool,   number,      view(x, x_dtype, {num_tokens, config.hidden_size}),
-                    rope_table, result, options.dump};
+  DeviceCopies copies(device);
+  FATHOM_ASSIGN(const TensorView x, copies.of(view(values, x_dtype, {num_tokens, config.hidden_size})));
+  FATHOM_ASSIGN(const TensorView rope, copies.of(rope_table));
+  FATHOM_ASSIGN(const LayerWeights device_weights, copies.of(weights.weights));
+  Sequence sequence{device_weights, pool, number, x, rope, result, options.dump};
   FATHOM_TRY(run_steps(sequence, result.problem, num_tokens, device, options, report));
-  if (options.dump) FATHOM_TRY(read_caches(pool, number, num_tokens, &result.dump));
+  if (options.dump) FATHOM_TRY(read_caches(pool, device, number, num_tokens, &result.dump));
   return result;
 }
 

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "cli/layer_dump.h"
-#include "cli/plan_workspace.h"
 #include "fathom/checkpoint.h"
 #include "harness/conformance.h"
+#include "harness/plan_workspace.h"
 
 namespace fathom::cli {
 
@@ -40,7 +40,7 @@ struct LayerResult {
 /// A plan for steps of at most some tokens, and its workspace.
 struct Stepper {
   LayerPlan plan;
-  PlanWorkspace workspace;
+  harness::PlanWorkspace workspace;
 };
 Result<Stepper> make_stepper(LayerProblem problem, std::int32_t capacity, const Device& device, const std::string& force);
 

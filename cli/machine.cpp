@@ -4,8 +4,7 @@
 #include <unistd.h>
 
 #include <cstring>
-
-#include "fathom/core/device.h"
+#include <sstream>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -89,6 +88,13 @@ Machine this_machine() {
   const Result<Device> device = Device::cpu();
   machine.threads = device.ok() ? device->num_threads() : 0;
   machine.memory_bytes = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+  std::istringstream targets(cuda_targets());
+  for (std::string target; targets >> target;) machine.cuda_targets.push_back(target);
+  for (int i = 0; i < Device::cuda_count(); ++i) {
+    const Result<Device> gpu = Device::cuda(i);
+    machine.gpus.push_back({"cuda:" + std::to_string(i), gpu.ok() ? gpu->limits() : DeviceLimits(), gpu.status().text()});
+  }
+  if (machine.gpus.empty()) machine.no_gpu = Device::cuda().status().text();
   machine.compiler = compiler_name();
   machine.version = FATHOM_VERSION;
   return machine;

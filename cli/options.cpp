@@ -48,9 +48,27 @@ void add_force(CLI::App& verb, harness::Forced& forced, const std::string& meani
       ->take_all();
 }
 
-void add_threads(CLI::App& verb, int& threads) {
+CLI::Option* add_device_name(CLI::App& verb, DeviceChoice& device) {
+  const CLI::Validator is_name(
+      [](const std::string& word) {
+        return is_device_name(word) ? std::string() : fmt::format("\"{}\" is not cpu, cuda or cuda:N", word);
+      },
+      "");
+  return verb.add_option("--device", device.name, "Where to run: cpu, cuda (the first GPU) or cuda:N")
+      ->check(is_name)
+      ->capture_default_str();
+}
+
+void add_device(CLI::App& verb, DeviceChoice& device) {
   constexpr int kMostThreads = 4096;
-  verb.add_option("--threads", threads, "Threads; 0 takes all")->check(CLI::Range(0, kMostThreads));
+  add_device_name(verb, device);
+  const CLI::Option* threads = verb.add_option("--threads", device.threads, "Threads of the CPU; 0 takes all")
+                                   ->check(CLI::Range(0, kMostThreads));
+  verb.parse_complete_callback([threads, &device] {
+    if (device.is_cuda() && threads->count() > 0) {
+      throw CLI::ValidationError("--threads", fmt::format("only the CPU has threads, the device is {}", device.name));
+    }
+  });
 }
 
 CLI::Validator op_name(const std::vector<std::string>& others) {

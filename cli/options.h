@@ -1,4 +1,4 @@
-// What the options of several verbs share: subcommands, --force, names of ops, files and threads. A word that passes
+// What the options of several verbs share: subcommands, --force, names of ops and files, the device. A word that passes
 // here is sound; one that does not is an error of the command line.
 #pragma once
 
@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "cli/device_choice.h"
 #include "harness/conformance.h"
 
 namespace fathom::cli {
@@ -15,8 +16,10 @@ void need_subcommand(CLI::App& app, int& exit_code);
 
 /// --force OP=IMPL, repeatable, read into `forced`: known ops, each named once.
 void add_force(CLI::App& verb, harness::Forced& forced, const std::string& meaning);
-/// --threads, 0 to as many as Device::cpu takes.
-void add_threads(CLI::App& verb, int& threads);
+/// --device cpu, cuda or cuda:N; and --threads, which only the CPU has, 0 to as many as Device::cpu takes.
+void add_device(CLI::App& verb, DeviceChoice& device);
+/// --device alone, for verbs that ask and do not run.
+CLI::Option* add_device_name(CLI::App& verb, DeviceChoice& device);
 
 /// An op's name, or one of `others`.
 CLI::Validator op_name(const std::vector<std::string>& others = {});

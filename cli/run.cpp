@@ -22,7 +22,8 @@ struct RunOptions {
   std::string model, input, input_name, output;
   std::optional<int> layer;
   std::string numerics = "served";
-  int threads = 0, rank = 0, world = 1;
+  int rank = 0, world = 1;
+  DeviceChoice device;
   bool quiet = false;
   LayerRunOptions layer_options;
 };
@@ -156,7 +157,7 @@ Status run(RunOptions options) {
   LayerRunOptions& layer_options = options.layer_options;
   layer_options.numerics = options.numerics == "exact" ? Numerics::exact : Numerics::served;
   FATHOM_TRY(check_output(options.output));
-  FATHOM_ASSIGN(Device device, Device::cpu(options.threads));
+  FATHOM_ASSIGN(Device device, options.device.open());
   FATHOM_ASSIGN(Model model, open_model(options.model));
   FATHOM_ASSIGN(Checkpoint input, Checkpoint::open(options.input, "input"));
   return Run(options, std::move(model), std::move(input), std::move(device)).all();
@@ -187,13 +188,12 @@ void add_run(CLI::App& app, int& exit_code) {
   verb->add_option("--numerics", options->numerics, "exact (f32 throughout) or served (bf16, FP8 rows, FP4 index keys)")
       ->check(CLI::IsMember({"exact", "served"}))
       ->capture_default_str();
-  verb->add_option("--device", "Where to run")->check(CLI::IsMember({"cpu"}))->default_str("cpu");
   verb->add_flag("--dump", layer.dump, "Also write picks, scores, core_out, entries, index keys, window and state");
   verb->add_flag("--quiet", options->quiet, "Print errors only");
   verb->add_option("--page-size", layer.page_size, "Rows of a page in every cache; 0: the default of each")
       ->check(CLI::Range(std::int64_t{0}, kMaxPageSize));
   verb->add_option("--page-order-seed", layer.page_order_seed, "Hand pages out in a seeded random order; 0: in order");
-  add_threads(*verb, options->threads);
+  add_device(*verb, options->device);
   add_force(*verb, layer.forced, "take this implementation (repeatable)");
   const auto add_format = [&](const char* option, const char* meaning, std::optional<CacheFormat>& format,
                               const std::vector<std::string>& words) {

@@ -167,7 +167,8 @@ std::vector<Verdict> check_case(std::string_view op, std::string_view text, cons
   if (on_cpu && (only == forced.end() || (has_reference && only->second == kReference)))
     verdicts.push_back({kReference, Outcome::sound, {}, {}});
   if (verdicts.empty()) {
-    verdicts.push_back(failed(only->second, std::string(op) + " has no implementation \"" + only->second + "\""));
+    const std::string missing = only == forced.end() ? std::string("on ") + name_of(device.kind()) : "\"" + only->second + "\"";
+    verdicts.push_back(failed(only == forced.end() ? "none" : only->second, std::string(op) + " has no implementation " + missing));
   }
   return verdicts;
 }

@@ -53,6 +53,8 @@ Result<OpCase> read_case(std::string_view op, std::string_view text);
 /// Builds the case: parses the problem and the words, allocates and fills every argument. Equal texts give equal bytes.
 Result<OpCase> make_case(std::string_view op, std::string_view text);
 
+inline bool is_inout(Role role) noexcept { return role == Role::inout || role == Role::optional_inout; }
+
 /// Bytes between the first and the last element of a view, both included.
 std::int64_t span_bytes(const TensorView& view) noexcept;
 

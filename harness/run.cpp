@@ -9,8 +9,6 @@
 namespace fathom::harness {
 namespace {
 
-bool is_inout(Role role) noexcept { return role == Role::inout || role == Role::optional_inout; }
-
 /// True if every byte between the rows of an output is still poison.
 bool gaps_are_whole(const TensorView& view, const GuardedBlock& block, std::byte poison) {
   const std::byte* after = block.data();

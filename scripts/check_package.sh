@@ -3,7 +3,7 @@
 #   check_package.sh [BUILD]
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
-build=${1:-$root/build/cpu}
+build=${1:-${FATHOM_BUILD:-$root/build/cpu}}
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 prefix=$temporary/prefix

@@ -44,4 +44,9 @@ else
   line nvcc "not found: CUDACXX, PATH, CUDA_HOME and /usr/local/cuda were looked at"
 fi
 if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then line GPU "$(first_line nvidia-smi -L)"; else line GPU "none found"; fi
-line kernels "this version has no CUDA kernels: every build is CPU only"
+if find_nvcc >/dev/null; then
+  line kernels "./run builds CUDA kernels for sm_80 and sm_90a; --cpu leaves them out"
+else
+  line kernels "no CUDA compiler: every build is CPU only"
+fi
+if ! has_gpu; then line tests "./run gpu-test and gpu-bench need a GPU; the tests of kernels are built and skipped"; fi

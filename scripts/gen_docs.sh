@@ -1,8 +1,8 @@
 #!/bin/sh
-# Writes docs/ops anew from the op table. Needs a build: ./run build.
+# Writes docs/ops anew from the op table. Needs a build: ./run build.   gen_docs.sh [BUILD]
 set -eu
 cd "$(dirname -- "$0")/.."
 mkdir -p docs/ops
 rm -f docs/ops/*.md
-build/cpu/scripts/op_docs docs/ops
+"${1:-build/cpu}/scripts/op_docs" docs/ops
 echo "wrote $(find docs/ops -name '*.md' | wc -l) pages to docs/ops"

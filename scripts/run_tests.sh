@@ -105,5 +105,16 @@ COUNTS
   echo "$passed $failed $skipped" >>"$results/tally"
 done
 
-[ ! -f "$results/skips" ] || cat "$results/skips"
+# Many skips for one reason, such as a missing GPU, are one line; their number counts.
+[ ! -f "$results/skips" ] || awk '
+  { why = $0; sub(/^skipped [^:]*: /, "", why)
+    if (!(why in count)) order[++reasons] = why
+    line[why, ++count[why]] = $0 }
+  END {
+    for (i = 1; i <= reasons; ++i) {
+      why = order[i]
+      if (count[why] > 3) print "skipped " count[why] " tests: " why
+      else for (k = 1; k <= count[why]; ++k) print line[why, k]
+    }
+  }' "$results/skips"
 awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }' "$results/tally" >"$results/counts"

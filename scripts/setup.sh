@@ -71,14 +71,26 @@ find_nvcc() {
   return 1
 }
 
-say_cuda() {
+# choose_preset: sets $preset to what this machine can build, cuda or cpu, and says why.
+choose_preset() {
+  preset=cpu
   if [ "$force_cpu" = yes ]; then
     say "CPU only, as --cpu asks"
   elif nvcc=$(find_nvcc); then
-    say "CUDA compiler found ($nvcc), but this version has no CUDA kernels -> CPU only"
+    preset=cuda
+    say "CUDA compiler found ($nvcc) -> kernels for sm_80 and sm_90a"
+    export CUDACXX="$nvcc"
   else
     say "CUDA compiler not found -> CPU only (./run doctor explains)"
   fi
+  # What the scripts that look at a build look at.
+  FATHOM_BUILD=$(pwd)/build/$preset
+  export FATHOM_BUILD
+}
+
+# has_gpu: whether an NVIDIA GPU shows; what it can do is the program's to find out.
+has_gpu() {
+  [ -e /dev/nvidia0 ] || [ -e /dev/dxg ] || { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
 }
 
 # default_jobs: one per processor, but 1.5 GiB of memory each.

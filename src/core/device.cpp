@@ -80,6 +80,8 @@ Result<Device> Device::cuda(int index) noexcept {
 
 int Device::cuda_count() noexcept { return cuda::device_count(); }
 
+const char* cuda_targets() noexcept { return cuda::compiled_targets(); }
+
 Device Device::limited_to(const DeviceLimits& limits) const noexcept {
   const auto smaller = [](auto have, auto most) { return most > 0 ? std::min(have, most) : have; };
   Device device = *this;

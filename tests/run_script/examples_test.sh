@@ -1,6 +1,6 @@
 # The examples run, and say what they should.
 . "$(dirname -- "$0")/check.sh"
-examples=$root/build/cpu/examples
+examples=${FATHOM_BUILD:-$root/build/cpu}/examples
 
 code_of "$examples/attend_in_c"
 expect attend_in_c [ $code -eq 0 ]

@@ -9,6 +9,8 @@
 
 #include <gtest/gtest.h>
 
+#include "cli/device_copy.h"
+#include "harness/plan_workspace.h"
 #include "support/op_run.h"
 
 namespace fathom::test {
@@ -117,9 +119,16 @@ struct Part {
 /// A pool and a plan over a TinyLayer. Results are kept per stream and position, as the bits that came out.
 class Session {
  public:
+  Session(TinyLayer& layer, PagePoolOptions options, const Device& device, const std::string& force = "")
+      : layer_(layer), device_(device), pool(PagePool::create(layer.problem, options, device).value()),
+        plan_(plan_layer(layer.problem, device_, {force}).value()),
+        workspace_(harness::PlanWorkspace::create(plan_).value()), copies_(device),
+        weights_(copies_.of(layer.weights).value()), rope_table_(copies_.of(layer.rope_table).value()) {
+    const Buffer& scratch = workspace_.get().scratch;
+    EXPECT_TRUE(fill_bytes(device_, scratch.data, std::byte{0xff}, scratch.bytes).ok());  // NaN
+  }
   Session(TinyLayer& layer, PagePoolOptions options, const std::string& force = "", int threads = 2)
-      : layer_(layer), device_(Device::cpu(threads).value()), pool(PagePool::create(layer.problem, options).value()),
-        plan_(plan_layer(layer.problem, device_, {force}).value()), workspace_(plan_.workspace_size().total()) {}
+      : Session(layer, options, Device::cpu(threads).value(), force) {}
   explicit Session(TinyLayer& layer) : Session(layer, pool_options_for(layer.problem, 8, TinyLayer::kPositions, 8).value()) {}
 
   int add() { return pool.add_sequence().value(); }
@@ -143,23 +152,24 @@ class Session {
     auto batch = pool.begin_step(sequences, counts);
     EXPECT_TRUE(batch.ok()) << batch.status().text();
     LayerArgs args;
-    args.x = view(x.data(), activation_dtype(layer_.problem.numerics), {total, 32});
-    args.rope_table = layer_.rope_table;
-    args.weights = layer_.weights;
+    cli::DeviceCopies step_copies(device_);
+    args.x = step_copies.of(view(x.data(), activation_dtype(layer_.problem.numerics), {total, 32})).value();
+    args.rope_table = rope_table_;
+    args.weights = weights_;
     args.caches = pool.caches(0);
     args.batch = batch.value();
     std::vector<float> out(static_cast<std::size_t>(total) * 32, NAN);
-    args.out = view(out.data(), layer_.problem.out_dtype, {total, 32});
-    const Workspace workspace = carve_workspace(workspace_.data(), plan_.workspace_size());
+    const auto rows = cli::DeviceRows::create(device_, layer_.problem.out_dtype, total, 32).value();
+    args.out = rows.view(total, {32});
+    EXPECT_TRUE(fill_bytes(device_, args.out.data, std::byte{0xff}, bytes_of(args.out.dtype, args.out.numel())).ok());
+    const Workspace& workspace = workspace_.get();
     const std::size_t calls = stage_by_stage ? layer_stages(plan_).size() : 1;
     for (std::size_t i = 0; i < calls; ++i) {
       const Status status = stage_by_stage ? run_layer_stage(plan_, i, args, workspace) : layer(plan_, args, workspace);
       EXPECT_TRUE(status.ok()) << status.text();
     }
-    if (layer_.problem.out_dtype == DType::bf16) {
-      const auto* narrow = reinterpret_cast<const bf16*>(out.data());
-      for (std::int64_t i = total * 32 - 1; i >= 0; --i) out[i] = to_f32(narrow[i]);
-    }
+    const Status read = rows.read_floats(total, out.data());
+    EXPECT_TRUE(read.ok()) << read.text();
     return out;
   }
 
@@ -186,7 +196,8 @@ class Session {
     const int page_size = keys ? layer_.problem.index_page_size : layer_.problem.entries_page_size;
     const CacheFormat format = keys ? layer_.problem.index_format : layer_.problem.entries_format;
     const LayerCaches caches = pool.caches(0);
-    auto pages = paged_cache("test", "cache", keys ? caches.index_keys : caches.entries, row_layout(format, dim).value(), page_size);
+    const auto host = cli::HostPages::of(device_, keys ? caches.index_keys : caches.entries).value();
+    auto pages = paged_cache("test", "cache", host.view(), row_layout(format, dim).value(), page_size);
     const std::vector<std::int32_t> table = pool.block_table(sequence, cache).value();
     std::vector<std::int64_t> slots;
     for (std::int64_t j = 0; j < count; ++j) slots.push_back(slot_through(table.data(), static_cast<std::int64_t>(table.size()), page_size, j));
@@ -207,7 +218,10 @@ class Session {
 
  private:
   LayerPlan plan_;
-  Bytes workspace_;
+  harness::PlanWorkspace workspace_;
+  cli::DeviceCopies copies_;
+  LayerWeights weights_;
+  TensorView rope_table_;
 };
 
 }  // namespace fathom::test

@@ -54,6 +54,9 @@ class Device {
   std::shared_ptr<detail::ThreadArena> arena_;
 };
 
+/// The targets that the library's CUDA kernels were compiled for, blanks between ("sm_80 sm_90a"); empty without CUDA.
+const char* cuda_targets() noexcept;
+
 /// As view() of core/tensor.h, of memory on `device`.
 inline TensorView view(const void* data, DType dtype, std::initializer_list<std::int64_t> shape, const Device& device) noexcept {
   TensorView result = view(data, dtype, shape, device.kind());
