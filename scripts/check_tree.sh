@@ -22,6 +22,7 @@ src/*/*_list.cpp            only an ordered array; conformance_test.cpp walks it
 src/*/*_reference.cpp       the definition; conformance_test.cpp, golden_test.cpp and the spec examples run it
 src/*/*_cpu.cpp             conformance_test.cpp runs it on every case against the definition
 src/device/*.cpp            what the core asks of CUDA, or its absence; tests/cuda and memory_test.cpp run it
+src/device/*.cpp            what core/memory.cpp and core/device.cpp ask of CUDA: memory_test.cpp, tests/cuda
 src/core/op_table.cpp       only an array; c_api_test.cpp walks it
 '
 

@@ -67,7 +67,8 @@ inline TensorView view(const void* data, DType dtype, std::initializer_list<std:
   std::int64_t stride = 1;
   for (int i = std::min(result.rank, TensorView::kMaxRank) - 1; i >= 0; --i) {
     result.strides[i] = stride;
-    stride *= result.shape[i];
+    // Extents of any size may come; strides that overflowed are for the checks to refuse.
+    stride = static_cast<std::int64_t>(static_cast<std::uint64_t>(stride) * static_cast<std::uint64_t>(result.shape[i]));
   }
   return result;
 }
