@@ -20,8 +20,7 @@ class GpuStream {
   Stream get() const noexcept { return stream_; }
 
  private:
-  GpuStream(int index, Stream stream) noexcept : index_(index), stream_(stream) {}
-  int index_;
+  explicit GpuStream(Stream stream) noexcept : stream_(stream) {}
   Stream stream_;
 };
 

@@ -10,9 +10,9 @@ Result<GpuStream> GpuStream::create(const Device& device) {
   FATHOM_GPU_TRY(cudaSetDevice, device.index());
   cudaStream_t stream = nullptr;
   FATHOM_GPU_TRY(cudaStreamCreateWithFlags, &stream, cudaStreamNonBlocking);
-  return GpuStream(device.index(), {stream});
+  return GpuStream(Stream{stream});
 }
-GpuStream::GpuStream(GpuStream&& other) noexcept : index_(other.index_), stream_(std::exchange(other.stream_, {})) {}
+GpuStream::GpuStream(GpuStream&& other) noexcept : stream_(std::exchange(other.stream_, {})) {}
 GpuStream::~GpuStream() {
   if (stream_.handle != nullptr) cudaStreamDestroy(static_cast<cudaStream_t>(stream_.handle));
 }

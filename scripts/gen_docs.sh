@@ -4,5 +4,5 @@ set -eu
 cd "$(dirname -- "$0")/.."
 mkdir -p docs/ops
 rm -f docs/ops/*.md
-"${1:-build/cpu}/scripts/op_docs" docs/ops
+"${1:-${FATHOM_BUILD:-build/cpu}}/scripts/op_docs" docs/ops
 echo "wrote $(find docs/ops -name '*.md' | wc -l) pages to docs/ops"

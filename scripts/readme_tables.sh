@@ -4,7 +4,7 @@
 #   readme_tables.sh [BUILD]
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
-program=${1:-$root/build/cpu}/cli/fathom
+program=${1:-${FATHOM_BUILD:-$root/build/cpu}}/cli/fathom
 cd "$root"
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT

@@ -1,0 +1,63 @@
+# scripts/gpu_test.sh without a GPU: planted tests and a planted compute-sanitizer that sees, is blind, or finds something.
+. "$(dirname -- "$0")/check.sh"
+mkdir -p "$temporary/build/tests" "$temporary/tools"
+
+# A test binary that passes one test, and is seen to run by its output.
+cat >"$temporary/build/tests/test_cuda" <<'BINARY'
+#!/bin/sh
+for argument; do
+  case "$argument" in
+    --gtest_output=xml:*)
+      printf '%s\n' '<testsuites>' '    <testcase name="runs" file="a.cpp" status="run" result="completed" time="0." classname="Cuda" />' \
+        '</testsuites>' >"${argument#--gtest_output=xml:}"
+      ;;
+    --gtest_filter=*) echo "$argument" ;;
+  esac
+done
+echo '[       OK ] Cuda.runs (0 ms)'
+BINARY
+printf '#!/bin/sh\n' >"$temporary/build/tests/planted_bugs"
+
+# compute-sanitizer --tool TOOL --error-exitcode CODE PROGRAM ARGS...: $SEES lists the tools that see their planted bug,
+# $FINDS those that complain of the tests.
+cat >"$temporary/tools/compute-sanitizer" <<'TOOL'
+#!/bin/sh
+tool=$2 code=$4 program=$5
+shift 5
+case "$program" in
+  *planted_bugs)
+    case " $SEES " in *" $tool "*) echo 'Invalid __global__ write; hazard; Uninitialized __global__ memory read; Barrier error' ;; esac
+    exit 0
+    ;;
+esac
+"$program" "$@"
+case " $FINDS " in *" $tool "*) echo '========= an error' && exit "$code" ;; esac
+TOOL
+chmod +x "$temporary/build/tests/"* "$temporary/tools/compute-sanitizer"
+run_gpu_test() {
+  code_of env "SEES=$1" "FINDS=$2" "PATH=$temporary/tools:$PATH" sh "$root/scripts/gpu_test.sh" "$temporary/build" "$temporary/results"
+  counts=$(cat "$temporary/results/counts")
+}
+
+all='memcheck racecheck initcheck synccheck'
+run_gpu_test "$all" ''
+expect all_is_well [ "$counts" = "9 0 0" ]
+expect initcheck_runs_without_poison grep -qF 'UnwrittenMemory' "$temporary/results/initcheck.log"
+expect memcheck_runs_the_smoke_cases grep -qF 'SmokeCases' "$temporary/results/memcheck.log"
+run_gpu_test 'memcheck initcheck synccheck' ''
+expect a_blind_tool_is_a_failure [ "$counts" = "7 1 0" ]
+expect a_blind_tool_is_named grep -q 'racecheck_sees_the_planted_bug' "$temporary/output"
+run_gpu_test "$all" 'racecheck synccheck'
+expect findings_are_failures [ "$counts" = "7 2 0" ]
+expect findings_are_shown grep -q '========= an error' "$temporary/output"
+
+. "$root/scripts/gpu_sanitizers.sh"
+if ! find_sanitizer >/dev/null; then
+  rm "$temporary/tools/compute-sanitizer"
+  run_gpu_test "$all" ''
+  expect a_missing_tool_is_skipped [ "$counts" = "1 0 4" ]
+  expect a_missing_tool_has_its_reason grep -q 'compute-sanitizer is neither on PATH' "$temporary/output"
+else
+  echo "skip a_missing_tool_is_skipped: compute-sanitizer is installed here"
+fi
+exit $((failures > 0))
