@@ -11,6 +11,13 @@ Status linear_reference(const LinearProblem& problem, const LinearArgs& args, co
 Result<Prepared> prepare_linear_cpu(const LinearProblem& problem, const Device& device, const PlanOptions& options);
 Status linear_cpu(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
 
+// On CUDA.
+Reason refuses_linear_sm80(const LinearProblem& problem, const Device& device);
+Result<Prepared> prepare_linear_sm80(const LinearProblem& problem, const Device& device, const PlanOptions& options);
+Status linear_sm80(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
+
+Status linear_simt(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
+
 std::span<const Implementation> linear_implementations() noexcept;
 
 }  // namespace fathom

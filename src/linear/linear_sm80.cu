@@ -1,0 +1,115 @@
+// linear on tensor cores, sm_80 and later: the skinny kernel for few tokens, the tiled one for many (linear_tiled_sm80.cu).
+#include "core/scratch.h"
+#include "device/launch.h"
+#include "linear/linear_impl.h"
+#include "linear/linear_launch.h"
+#include "linear/linear_skinny_kernel.cuh"
+#include "linear/linear_tiled.h"
+
+namespace fathom {
+namespace {
+
+using namespace linear_kernel;
+
+using Kernel = void (*)(SkinnyLaunch);
+struct Variant {
+  LinearForm form;
+  SkinnyTile tile;
+  Kernel kernel;
+};
+template <LinearForm kForm, int kWarps, int kWarpsK, int kTokenTiles>
+constexpr Variant variant() {
+  return {kForm, {kWarps, kWarpsK, kTokenTiles}, skinny_kernel<kForm, kWarps, kWarpsK, kTokenTiles>};
+}
+#define FATHOM_SKINNY_TILES(form)                                                                                      \
+  variant<LinearForm::form, 8, 8, 1>(), variant<LinearForm::form, 8, 4, 1>(), variant<LinearForm::form, 8, 2, 2>(),    \
+      variant<LinearForm::form, 8, 1, 4>(), variant<LinearForm::form, 16, 2, 4>(), variant<LinearForm::form, 8, 1, 8>()
+constexpr Variant kVariants[] = {FATHOM_SKINNY_TILES(codes), FATHOM_SKINNY_TILES(mixed), FATHOM_SKINNY_TILES(plain)};
+#undef FATHOM_SKINNY_TILES
+
+Kernel kernel_of(LinearForm form, const SkinnyTile& tile) {
+  for (const Variant& variant : kVariants) {
+    if (variant.form == form && variant.tile == tile) return variant.kernel;
+  }
+  return nullptr;
+}
+
+/// What planning settles.
+struct Settled {
+  bool begins_early = false;  ///< the kernels on this device were compiled to wait for the launch before
+};
+
+struct Pieces {
+  float* partials;
+  std::byte* tiled;
+};
+Pieces lay_out(const LinearProblem& problem, const DeviceLimits& limits, Scratch& scratch) {
+  // A plan's runs bring fewer tokens at times; fewer tokens need no more room than the largest tile of all sizes below.
+  std::int64_t floats = 0;
+  for (const std::int64_t tokens : {4, 8, 16, 32, 64}) {
+    floats = std::max(floats, skinny_policy(problem, std::min<std::int64_t>(tokens, problem.num_tokens), limits).scratch_floats());
+  }
+  const std::int32_t slots = 2 * limits.num_multiprocessors;
+  if (problem.num_tokens > 64) floats = std::max(floats, std::int64_t{slots} * SkinnyTile{8, 1, 8}.sums());
+  return {scratch.take<float>(floats), scratch.take<std::byte>(tiled_scratch_bytes(problem))};
+}
+
+bool is_aligned(const TensorView& tensor) {
+  const std::int64_t row = tensor.shape[0] > 1 ? bytes_of(tensor.dtype, tensor.strides[0]) : 0;
+  return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 && row % 16 == 0;
+}
+
+Status launch_skinny(const LinearProblem& problem, const LinearArgs& args, const RunContext& context, float* partials) {
+  const DeviceLimits& limits = context.device.limits();
+  const LinearForm form = form_of(problem);
+  const SkinnyPolicy policy = skinny_policy(problem, args.x.shape[0], limits);
+  SkinnyLaunch launched{};
+  launched.problem = problem;
+  launched.args = args;
+  launched.items = skinny_items(problem, policy);
+  launched.partials = reinterpret_cast<float4*>(partials);
+  launched.counters = static_cast<std::int32_t*>(context.workspace.counters.data);
+  launched.begins_early = static_cast<const Settled*>(context.state)->begins_early;
+  const Kernel kernel = kernel_of(form, policy.tile);
+  return launch_early("linear", context, kernel, dim3(policy.blocks), dim3(policy.tile.threads()), policy.tile.shared_bytes(form),
+                      launched.begins_early, launched);
+}
+
+}  // namespace
+
+Reason refuses_linear_sm80(const LinearProblem& problem, const Device&) {
+  if (problem.weight_dtype == DType::f32) return "weights are f32, which tensor cores would round";
+  if (problem.x_dtype == DType::f32 && problem.activation_quant == ActivationQuant::none) return "x is f32 and not quantised";
+  if (bytes_of(problem.weight_dtype, problem.in_dim) % 16 != 0) return "a row of weights is no multiple of 16 bytes";
+  if (problem.groups > 1 && problem.weight_dtype == DType::e4m3 && problem.out_dim % 16 != 0) {
+    return "out_dim is no multiple of 16, so that groups begin inside a tile";
+  }
+  return {};
+}
+
+Result<Prepared> prepare_linear_sm80(const LinearProblem& problem, const Device& device, const PlanOptions&) {
+  auto settled = std::make_shared<Settled>();
+  const LinearForm form = form_of(problem);
+  for (const Variant& variant : kVariants) {
+    if (variant.form != form || variant.tile.shared_bytes(form) > device.limits().shared_bytes_per_block) continue;
+    FATHOM_TRY(allow_shared_bytes("linear", device, variant.kernel, variant.tile.shared_bytes(form)));
+  }
+  FATHOM_ASSIGN(settled->begins_early, waits_for_the_launch_before("linear", device, kernel_of(form, SkinnyTile{8, 8, 1})));
+  FATHOM_TRY(prepare_tiled(problem, device));
+  Scratch scratch;
+  lay_out(problem, device.limits(), scratch);
+  const std::int64_t counters = std::int64_t{2} * device.limits().num_multiprocessors * 4;
+  return Prepared{{.scratch = scratch.used(), .counters = counters}, std::move(settled)};
+}
+
+Status linear_sm80(const LinearProblem& problem, const LinearArgs& args, const RunContext& context) {
+  // Copies take 16 bytes. A view that begins elsewhere is rare and still right.
+  if (!is_aligned(args.x) || !is_aligned(args.weight)) return linear_simt(problem, args, context);
+  if (args.x.shape[0] == 0) return {};
+  Scratch scratch(context.workspace.scratch);
+  const Pieces pieces = lay_out(problem, context.device.limits(), scratch);
+  if (takes_tiles(problem, args.x.shape[0], context.device.limits())) return launch_tiled(problem, args, context, pieces.tiled);
+  return launch_skinny(problem, args, context, pieces.partials);
+}
+
+}  // namespace fathom

@@ -1,0 +1,15 @@
+// linear for many tokens: a tiled product on tensor cores (linear_tiled_sm80.cu), chosen by linear_sm80.cu.
+#pragma once
+
+#include "core/implementation.h"
+#include "fathom/linear.h"
+
+namespace fathom {
+
+/// Scratch for x as the product sees it, where it is quantised.
+std::int64_t tiled_scratch_bytes(const LinearProblem& problem);
+Status prepare_tiled(const LinearProblem& problem, const Device& device);
+/// `scratch` has tiled_scratch_bytes; x and the weight lie on 16-byte boundaries, row by row.
+Status launch_tiled(const LinearProblem& problem, const LinearArgs& args, const RunContext& context, std::byte* scratch);
+
+}  // namespace fathom
