@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cache/number_codecs.h"
+#include "device/early_launch.cuh"
 #include "device/mma.cuh"
 #include "device/rows.cuh"
 #include "fathom/linear.h"
@@ -42,19 +43,8 @@ __device__ __forceinline__ void copy_or_zero(void* to_shared, const void* from, 
                : "memory");
 }
 
-/// A launch may begin before the one in front of it has ended (programmatic launch); nothing but the weights' way into L2
-/// may be touched until this returns, and what the launch before wrote is read by ordinary loads only: the read-only path
-/// (__ldg) promises nothing about it.
-__device__ __forceinline__ void wait_for_the_launch_before() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void let_the_next_launch_begin() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
+/// Before wait_for_launch_before (device/early_launch.cuh) returns nothing may be touched but the weights' way into L2, and what
+/// the launch before wrote is read by ordinary loads only: the read-only path (__ldg) promises nothing about it.
 __device__ __forceinline__ void prefetch_to_l2(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
 // ---- x ------------------------------------------------------------------------------------------------------------

@@ -377,8 +377,8 @@ struct Skinny {
         early.advance(launch, me, item_end);
       }
     }
-    let_the_next_launch_begin();
-    wait_for_the_launch_before();
+    let_next_launch_begin();
+    wait_for_launch_before();
 
     int chunk = now.chunk_begin(launch.items);
     Lane16 x[kTasks];  // a phase of x on its way to shared memory: phase x_phase of item x_item

@@ -1,8 +1,7 @@
 // linear on tensor cores, sm_80 and later: the skinny kernel for few tokens, the tiled one for many (linear_tiled_sm80.cu).
 #include "core/scratch.h"
-#include "device/launch.h"
+#include "device/early_launch.cuh"
 #include "linear/linear_impl.h"
-#include "linear/linear_launch.h"
 #include "linear/linear_skinny_kernel.cuh"
 #include "linear/linear_tiled.h"
 
@@ -71,8 +70,8 @@ Status launch_skinny(const LinearProblem& problem, const LinearArgs& args, const
   launched.counters = static_cast<std::int32_t*>(context.workspace.counters.data);
   launched.begins_early = static_cast<const Settled*>(context.state)->begins_early;
   const Kernel kernel = kernel_of(form, policy.tile);
-  return launch_early("linear", context, kernel, dim3(policy.blocks), dim3(policy.tile.threads()), policy.tile.shared_bytes(form),
-                      launched.begins_early, launched);
+  return launch_early(launched.begins_early, "linear", context, kernel, dim3(policy.blocks), dim3(policy.tile.threads()),
+                      policy.tile.shared_bytes(form), launched);
 }
 
 }  // namespace
@@ -94,7 +93,7 @@ Result<Prepared> prepare_linear_sm80(const LinearProblem& problem, const Device&
     if (variant.form != form || variant.tile.shared_bytes(form) > device.limits().shared_bytes_per_block) continue;
     FATHOM_TRY(allow_shared_bytes("linear", device, variant.kernel, variant.tile.shared_bytes(form)));
   }
-  FATHOM_ASSIGN(settled->begins_early, waits_for_the_launch_before("linear", device, kernel_of(form, SkinnyTile{8, 8, 1})));
+  FATHOM_ASSIGN(settled->begins_early, can_begin_early("linear", device, kernel_of(form, SkinnyTile{8, 8, 1})));
   FATHOM_TRY(prepare_tiled(problem, device));
   Scratch scratch;
   lay_out(problem, device.limits(), scratch);

@@ -57,7 +57,7 @@ inline Result<Prepared> prepare(const OutputProblem& problem, const Device& devi
   Scratch scratch;
   lay_out(problem, device, *linears, scratch, {});
   const std::int64_t counters = largest({&linears->wo_a, &linears->wo_b}).counters;
-  return Prepared{{.scratch = scratch.used(), .counters = counters}, std::move(linears)};
+  return Prepared{{.scratch = scratch.used(), .counters = counters}, linears, {linears->wo_a, linears->wo_b}};
 }
 
 __device__ inline bool is_token(const TensorView& rope_table, std::int64_t position) {
