@@ -141,8 +141,8 @@ Status check_forced(std::string_view text) {
 Result<const Implementation*> select(const Op& op, const void* problem, const Device& device, std::string_view forced) {
   std::string names;
   for (const Implementation& implementation : op.implementations) {
-    names += (names.empty() ? "" : ", ") + std::string(implementation.name);
     if (implementation.device != device.kind()) continue;
+    names += (names.empty() ? "" : ", ") + std::string(implementation.name);
     if (!forced.empty() && forced != implementation.name) continue;
     const Reason reason = implementation.refuses(problem, device);
     if (reason.empty()) return &implementation;
