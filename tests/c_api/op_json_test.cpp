@@ -58,7 +58,8 @@ TEST(OpJson, ADefaultReadsBackAsTheDefault) {
 }
 
 TEST(OpJson, CandidatesKeepTheirOrderAndReasons) {
-  const fathom::Candidate list[] = {{"cuda:sm90", "needs a \"cuda\" device"}, {"reference", ""}};
+  const fathom::Candidate list[] = {{"cuda:sm90", fathom::DeviceKind::cuda, "needs a \"cuda\" device"},
+                                    {"reference", fathom::DeviceKind::cpu, ""}};
   const auto json = nlohmann::json::parse(fathom::candidates_json(list));
   ASSERT_EQ(json.size(), 2u);
   EXPECT_EQ(json[0].at("implementation"), "cuda:sm90");
