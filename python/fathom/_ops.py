@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import inspect
+import math
 import mmap
 import sys
 import threading
@@ -55,7 +56,7 @@ class Op:
         """Fields and free extents that follow from shapes and types of the arrays; `fields` (as given) are kept."""
         extents = {}
         fields = dict(fields)
-        spelled = set(fields)
+        spelled, products = set(fields), []
         for arg, array in ((self.args[self.places[name]], array) for name, array in views.items()):
             words = arg.shape.split()
             if len(words) == len(array.shape):
@@ -64,10 +65,18 @@ class Op:
                         fields.setdefault(word, extent)
                     elif word.isidentifier():
                         extents.setdefault(word, extent)
+                    elif "*" in word and "/" not in word:
+                        products.append((word.split("*"), extent))
             dtype = arg.dtypes[1:]
             if arg.dtypes.startswith("$") and self.fields.get(dtype, {}).get("kind") == "word" and dtype not in spelled:
                 if array.dtype in self.fields[dtype].get("words", ()) and self.fields[dtype].get("group") not in spelled:
                     fields.setdefault(dtype, array.dtype)
+        for words, extent in products:  # num_heads*head_dim gives the one factor that nothing else says
+            open_words = [word for word in words if word not in fields and self.fields.get(word, {}).get("default") == "0"]
+            if len(open_words) == 1 and all(word in self.fields for word in words):
+                known = math.prod(int(fields.get(word, self.fields[word]["default"])) for word in words if word != open_words[0])
+                if known > 0 and extent % known == 0:
+                    fields[open_words[0]] = extent // known
         return fields, extents
 
     def _value(self, word, fields, extents):
@@ -273,7 +282,7 @@ def run_once(op_name, given, *, force="", stream=0):
         elif name in contract.places and not (name in contract.fields and isinstance(value, (int, float, str))):
             arrays[name] = value
         elif name in contract.fields or name in contract.groups:
-            fields[name] = value
+            fields[name] = value if isinstance(value, (int, float, str)) else dtype_name(value)
         else:
             raise TypeError(f"{op_name}: there is neither an argument nor a field {name}")
     views = {name: view(array) for name, array in arrays.items()}

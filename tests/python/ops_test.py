@@ -83,14 +83,12 @@ def test_wrong_plans_are_errors():
     for op, fields, error, sentence in [
             ("attention", {}, ValueError, "attention"), ("attend", dict(heads=4), ValueError, "heads"),
             ("attend", dict(num_heads=4, head_dim=100), ValueError, "value_dim is 512"),
-            ("attend", dict(num_heads=4, window_format="index_f32"), NotImplementedError, "index_f32"),
+            ("attend", dict(num_heads=4, force="cuda:sm17"), NotImplementedError, "cuda:sm17"),
             ("select_topk", dict(topk=0), ValueError, "topk")]:
         with pytest.raises(error, match=sentence):
             fathom.plan(op, **fields)
     with pytest.raises(NotImplementedError, match="tpu"):
         fathom.plan("select_topk", num_scores=4, topk=2, device="tpu")
-    with pytest.raises((NotImplementedError, ValueError)):
-        fathom.plan("select_topk", num_scores=4, topk=2, force="cuda:sm80")
 
 
 def test_supported_says_which_or_why_not():
@@ -99,7 +97,7 @@ def test_supported_says_which_or_why_not():
     for op, fields, why in [("attend", dict(num_heads=64, head_dim=100), "value_dim"), ("attend", dict(heads=1), "heads"),
                             ("flash", {}, "no op"), ("attend", dict(num_heads=64, device="tpu"), "tpu"),
                             ("attend", dict(num_heads=64, force="cuda:sm17"), "cuda:sm17"),
-                            ("attend", dict(num_heads=64, window_format="index_f32"), "index_f32")]:
+                            ("attend", dict(num_heads=64, window_format="kv_e4m3_f32"), "576")]:
         answer, reason = fathom.supported(op, **fields)
         assert answer is False and why in reason
 
