@@ -123,9 +123,11 @@ def top_k(scores, k, lengths=None, sorted=False):
         values = scores.gather(1, columns.clamp(min=0).long()) if scores.shape[1] else scores.new_empty(columns.shape)
         values = values.masked_fill(columns < 0, -math.inf)
         if sorted:
-            order = values.nan_to_num(nan=-math.inf).argsort(dim=1, descending=True, stable=True)
-            order = order.gather(1, (columns.gather(1, order) < 0).argsort(dim=1, stable=True))
-            values, columns = values.gather(1, order), columns.gather(1, order)
+            nan = values.isnan()
+            rank = (-values).masked_fill(nan, math.inf)
+            for key in (lambda: nan.byte(), lambda: rank, lambda: (columns < 0).byte()):  # the last counts most
+                order = key().argsort(dim=1, stable=True)
+                values, columns, nan, rank = (table.gather(1, order) for table in (values, columns, nan, rank))
         return values, columns
     import numpy
     scores = numpy.asarray(scores)

@@ -9,6 +9,7 @@ from ._library import DTYPES, MAX_RANK, Tensor
 
 CODES = {name: code for code, name in enumerate(DTYPES)}
 ITEM_BYTES = {"f32": 4, "bf16": 2, "e4m3": 1, "e2m1x2": 1, "ue8m0": 1, "i32": 4, "i64": 8, "u8": 1}
+_OTHER_BYTES = {"int8": 1, "bool": 1, "float8_e5m2": 1, "int16": 2, "uint16": 2, "float16": 2}  # for reinterpretation
 # What NumPy, ml_dtypes, torch, buffers and DLPack call them. Types that Fathom has no name for keep their own.
 _NAMES = {"float32": "f32", "bfloat16": "bf16", "float8_e4m3fn": "e4m3", "float8_e8m0fnu": "ue8m0", "int32": "i32",
           "int64": "i64", "uint8": "u8"}
@@ -61,8 +62,30 @@ class View:
     def strides(self):
         return tuple(self.tensor.strides[:self.tensor.rank])
 
+    def numpy(self):
+        """The same memory as a NumPy array; bf16 and FP8 by ml_dtypes, packed FP4 as bytes."""
+        import numpy
+        if self.tensor.device:
+            raise ValueError("fathom.View.numpy: the view lies on a CUDA device")
+        item = ITEM_BYTES[self.dtype]
+        kind = {"f32": "<f4", "bf16": "<u2", "i32": "<i4", "i64": "<i8"}.get(self.dtype, "|u1")
+        bits = numpy.asarray(_ArrayInterface(self, {
+            "version": 3, "typestr": kind, "shape": self.shape, "strides": tuple(item * stride for stride in self.strides),
+            "data": (self.tensor.data or 0, self.read_only)}))
+        if self.dtype not in ("bf16", "e4m3", "ue8m0"):
+            return bits
+        import ml_dtypes
+        return bits.view({"bf16": ml_dtypes.bfloat16, "e4m3": ml_dtypes.float8_e4m3fn, "ue8m0": ml_dtypes.float8_e8m0fnu}[self.dtype])
+
     def __repr__(self):
         return f"fathom.View({self.dtype}, {list(self.shape)})"
+
+
+class _ArrayInterface:
+    """What NumPy makes an array of; the array keeps it, and it keeps the view."""
+
+    def __init__(self, kept, interface):
+        self.kept, self.__array_interface__ = kept, interface
 
 
 class _PyBuffer(ctypes.Structure):
@@ -168,7 +191,7 @@ def view(array, dtype=None, shape=None):
     address, name, own_shape, strides, owner, device, read_only = parts
     if dtype is not None:
         dtype = dtype_name(dtype)
-        own_bytes = ITEM_BYTES.get(name) or getattr(getattr(array, "dtype", None), "itemsize", 0)
+        own_bytes = ITEM_BYTES.get(name) or _OTHER_BYTES.get(name) or getattr(getattr(array, "dtype", None), "itemsize", 0)
         if dtype in ITEM_BYTES and own_bytes != ITEM_BYTES[dtype] and shape is None:
             raise ValueError(f"fathom.view: {name} elements have {own_bytes} bytes, {dtype} has {ITEM_BYTES[dtype]}")
         if shape is not None and dtype in ITEM_BYTES:

@@ -91,7 +91,10 @@ def decode_case(seed, *, dim=512, batch=3, queries=2, heads=5, page=7, width=19,
     return case
 
 
-def run_decode(case, tensor, **changes):
+def run_decode(case, make, **changes):
+    def tensor(array, dtype=None):
+        return make(array) if make is stand_in.Tensor else make(array, dtype)
+
     def given(name, dtype=None):
         return None if case.get(name) is None else tensor(case[name], dtype)
 
@@ -157,6 +160,16 @@ def test_lonely_queries_give_zero_and_plus_infinity(tensor):
     out, lse = run_decode(case, tensor)
     assert (out[:2] == 0).all() and np.isposinf(lse[:2]).all() and np.isfinite(lse[2]).all()
     assert lse.shape == (3, 5, 2)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, ml_dtypes.float8_e4m3fn])
+def test_pages_of_any_byte_type(kind):
+    case = decode_case(8, extra_page=2, extra_width=5)
+    want = run_decode(case, stand_in.tensor)
+    for name in ("cache", "extra_cache"):
+        case[name] = np.lib.stride_tricks.as_strided(case[name].view(kind), case[name].shape, case[name].strides)
+    for got, same in zip(run_decode(case, stand_in.Tensor), want):
+        assert (got == same).all()
 
 
 def test_softmax_scale_and_out(tensor):

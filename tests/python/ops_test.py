@@ -162,6 +162,17 @@ def test_views():
     assert fathom.view(frozen).read_only
 
 
+def test_views_become_arrays_of_the_same_memory():
+    for kind in (np.float32, np.int32, np.int64, np.uint8, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e8m0fnu):
+        array = np.arange(1, 25).astype(kind).reshape(4, 6)[1:, ::2]
+        seen = fathom.view(array).numpy()
+        assert seen.dtype == array.dtype and (seen == array).all()
+        array[0, 1] = 2
+        assert seen[0, 1] == 2
+    assert not fathom.view(bytes(4)).numpy().flags.writeable
+    assert fathom.view(np.zeros((0, 3), np.float32)).numpy().shape == (0, 3)
+
+
 class OnlyDLPack:
     """An array that shows nothing but DLPack."""
 

@@ -51,7 +51,8 @@ def _has_shape(function, name, tensor, dtype, *expected):
 
 def _float32(tensor):
     """float32 as the library of `tensor` writes it: torch.float32."""
-    return sys.modules[type(tensor).__module__.partition(".")[0]].float32
+    modules = (sys.modules.get(base.__module__.partition(".")[0]) for base in type(tensor).__mro__)
+    return next(module.float32 for module in modules if hasattr(module, "float32"))
 
 
 def _set_of(prefix, cache, page_size, fmt, indices, lengths, tokens, fields, arrays):
