@@ -192,7 +192,9 @@ class Plan:
         self._count = len(self.op.args)
         self._args = (Tensor * self._count)()
         self._array = ctypes.addressof(self._args)
-        self._places, self._given = self.op.places, ()
+        self._memory, self._given = memoryview(self._args).cast("B"), ()
+        self._places = {keyword: slice(place * _TENSOR_BYTES, (place + 1) * _TENSOR_BYTES)
+                        for keyword, place in self.op.places.items()}
         self._bytes = _TENSOR_BYTES * self._count
         self._status = Status()
         self._status_address = ctypes.addressof(self._status)
@@ -225,7 +227,7 @@ class Plan:
     def __call__(self, *, stream=0, **arrays):
         """Runs on the arrays, by name (fathom.op(name).args). On CUDA `stream` is a cudaStream_t as a number."""
         with self._lock:
-            args, places = self._args, self._places
+            memory, places = self._memory, self._places
             given = tuple(arrays)
             if given != self._given:  # arguments of the last run that this one leaves out
                 ctypes.memset(self._array, 0, self._bytes)
@@ -233,9 +235,9 @@ class Plan:
             alive = []
             for keyword, array in arrays.items():
                 if type(array) is View and keyword in places and not array.read_only:
-                    args[places[keyword]] = array.tensor
+                    memory[places[keyword]] = array.packed
                 else:
-                    alive.append(self._place(args, keyword, array))
+                    alive.append(self._place(self._args, keyword, array))
             if self._run(self._pointer, self._array, self._count, self._workspace, stream, self._status_address) != 0:
                 raise_status(self._status)
             del alive

@@ -36,7 +36,7 @@ _PADDING = tuple((0,) * (MAX_RANK - rank) for rank in range(MAX_RANK + 1))
 class View:
     """A strided view of someone's memory, which it keeps alive. Strides count elements."""
 
-    __slots__ = ("tensor", "owner", "read_only")
+    __slots__ = ("tensor", "packed", "owner", "read_only")
 
     def __init__(self, address, dtype, shape, strides=None, owner=None, device=("cpu", 0), read_only=False):
         if dtype not in CODES:
@@ -48,6 +48,7 @@ class View:
         padding = _PADDING[len(shape)]
         self.tensor = Tensor(address, CODES[dtype], 0 if device[0] == "cpu" else 1, device[1], len(shape),
                              (*shape, *padding), (*strides, *padding))
+        self.packed = bytes(self.tensor)  # copied into argument arrays: four times faster than the structure
         self.owner, self.read_only = owner, read_only
 
     @property
