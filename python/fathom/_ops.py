@@ -261,7 +261,12 @@ def plan(op_name, *, device="cpu", force="", num_threads=0, **fields):
     return Plan(op_name, problem_text(fields), device, force, num_threads)
 
 
-@functools.lru_cache(maxsize=256)
+def capacity(count):
+    """The next power of two: plans for capacities serve all counts below, so that few of them are made and kept."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
+@functools.lru_cache(maxsize=64)
 def cached_plan(op_name, problem, device="cpu", force=""):
     return Plan(op_name, problem, device, force)
 
@@ -301,6 +306,9 @@ def run_once(op_name, given, *, force="", stream=0):
     unmade = wanted - set(arrays)
     if unmade:
         raise TypeError(f"{op_name}: {', '.join(sorted(unmade))} is True, but only optional outputs can be made")
+    for name, value in fields.items():
+        if name not in given and contract.fields.get(name, {}).get("kind") == "capacity":
+            fields[name] = capacity(value)
     cached_plan(op_name, problem_text(fields), device_of(views.values()), force)(stream=stream, **views)
     return results[0] if len(results) == 1 else tuple(results)
 

@@ -121,6 +121,20 @@ def test_attend_infers_its_problem_and_makes_its_outputs():
     assert fathom.attend(**arrays, force="reference", out_dtype=np.float32).shape == out.shape
 
 
+def test_plans_are_kept_by_capacity():
+    from fathom import _ops
+    assert [_ops.capacity(count) for count in (0, 1, 2, 3, 4, 5, 1000)] == [1, 1, 2, 4, 4, 8, 1024]
+    rng = np.random.default_rng(6)
+    _ops.cached_plan.cache_clear()
+    for count in (0, 9, 12, 16, 11):
+        scores = rng.standard_normal((count, 30)).astype(np.float32)
+        picks = fathom.select_topk(scores=scores, topk=3)
+        np.testing.assert_array_equal(picks, np.sort(np.argsort(-scores, axis=1)[:, :3], axis=1))
+    assert _ops.cached_plan.cache_info().misses == 2
+    with pytest.raises(ValueError, match="at most 4"):
+        fathom.select_topk(scores=scores, topk=3, num_tokens=4)
+
+
 def test_convenience_names_what_it_does_not_know():
     arrays, _ = attend_arrays(np.random.default_rng(0))
     with pytest.raises(TypeError, match="neither an argument nor a field sinks"):

@@ -11,7 +11,7 @@ masked_fill_ and repeat_interleave. The module imports no torch.
 import dataclasses
 import sys
 
-from .._ops import cached_plan, device_of, problem_text
+from .._ops import cached_plan, capacity, device_of, problem_text
 from .._rows import pages_view
 from .._views import View, dtype_name, view
 
@@ -69,7 +69,7 @@ def _run(q, value_dim, scale, fields, arrays, stream_of):
     max_logits = q.new_empty((tokens, heads), dtype=_float32(q))
     if tokens:
         arrays = {name: view(array) for name, array in arrays.items() if array is not None}
-        fields.update(num_tokens=tokens, num_heads=heads, head_dim=dim, value_dim=value_dim, softmax_scale=float(scale))
+        fields.update(num_tokens=capacity(tokens), num_heads=heads, head_dim=dim, value_dim=value_dim, softmax_scale=float(scale))
         device = device_of(arrays.values())
         stream = 0
         if device != "cpu":
