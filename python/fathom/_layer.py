@@ -1,4 +1,4 @@
-"""The whole layer: Checkpoint, Attention (a layer's weights and plan) and Cache (the page pool of layers of one kind)."""
+"""The whole layer: Checkpoint, Attention (a layer's weights and plan) and Cache (the pages of layers of one kind)."""
 
 import collections.abc
 import ctypes
@@ -28,15 +28,23 @@ class Checkpoint(collections.abc.Mapping):
             raise KeyError(name)
         tensor = Tensor()
         call("fathom_checkpoint_tensor", self._owned.pointer, name.encode(), byref(tensor))
-        found = View(tensor.data, _library.DTYPES[tensor.dtype], tensor.shape[:tensor.rank], tensor.strides[:tensor.rank],
-                     self._owned, read_only=True)
+        found = View(
+            tensor.data,
+            _library.DTYPES[tensor.dtype],
+            tensor.shape[: tensor.rank],
+            tensor.strides[: tensor.rank],
+            self._owned,
+            read_only=True,
+        )
         return found
 
     def _all(self):
         if self._names is None:
             pointer = self._owned.pointer
-            self._names = {library().fathom_checkpoint_name(pointer, i).decode(): i
-                           for i in range(library().fathom_checkpoint_num_tensors(pointer))}
+            self._names = {
+                library().fathom_checkpoint_name(pointer, i).decode(): i
+                for i in range(library().fathom_checkpoint_num_tensors(pointer))
+            }
         return self._names
 
     def __iter__(self):
@@ -53,7 +61,9 @@ def _config(source):
     path = pathlib.Path(source)
     if not path.exists() and path.parent == pathlib.Path("."):
         return Owned("fathom_config_preset", "fathom_config_destroy", str(source).encode())
-    return Owned("fathom_config_read", "fathom_config_destroy", os.fsencode(path / "config.json" if path.is_dir() else path))
+    return Owned(
+        "fathom_config_read", "fathom_config_destroy", os.fsencode(path / "config.json" if path.is_dir() else path)
+    )
 
 
 @functools.lru_cache(maxsize=8)
@@ -61,7 +71,12 @@ def _rope_table(rope_dim, theta, factor, beta_fast, beta_slow, original_length, 
     """Rows 0 .. count - 1 of a rotary table; layers of a kind share it."""
     memory = (ctypes.c_float * (count * rope_dim))()
     table = view(memory, shape=(count, rope_dim))
-    call("fathom_rope_table", byref(Rope(rope_dim, theta, factor, beta_fast, beta_slow, original_length)), 0, byref(table.tensor))
+    call(
+        "fathom_rope_table",
+        byref(Rope(rope_dim, theta, factor, beta_fast, beta_slow, original_length)),
+        0,
+        byref(table.tensor),
+    )
     return table
 
 
@@ -78,23 +93,51 @@ class Attention:
     fields         further fields of the layer's problem: window_page_size=256, index_topk=..., ...
     """
 
-    def __init__(self, config, checkpoint=None, layer=0, *, numerics="served", max_tokens=256, max_seqs=8, max_positions=65536,
-                 out_dtype=None, rank=0, world=1, device="cpu", force="", num_threads=0, **fields):
+    def __init__(
+        self,
+        config,
+        checkpoint=None,
+        layer=0,
+        *,
+        numerics="served",
+        max_tokens=256,
+        max_seqs=8,
+        max_positions=65536,
+        out_dtype=None,
+        rank=0,
+        world=1,
+        device="cpu",
+        force="",
+        num_threads=0,
+        **fields,
+    ):
         if device != "cpu":
-            raise NotImplementedError(f"fathom.Attention: device is {device}; this version loads weights into host memory only")
+            raise NotImplementedError(
+                f"fathom.Attention: device is {device}; this version loads weights into host memory only"
+            )
         if checkpoint is None:
             checkpoint = config
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = Checkpoint(checkpoint)
         settings = _config(config)
-        self._weights = Owned("fathom_weights_load", "fathom_weights_destroy", checkpoint._owned.pointer, settings.pointer,
-                              layer, rank, world)
+        self._weights = Owned(
+            "fathom_weights_load",
+            "fathom_weights_destroy",
+            checkpoint._owned.pointer,
+            settings.pointer,
+            layer,
+            rank,
+            world,
+        )
         found = problem_fields(text_of("fathom_weights_problem", self._weights.pointer, numerics.encode()))
         found.update(num_tokens=max_tokens, num_seqs=max_seqs, **fields)
         found["out_dtype"] = out_dtype or ("f32" if numerics == "exact" else "bf16")
         self.layer, self.max_tokens, self.max_positions = layer, max_tokens, max_positions
         self.problem = problem_text(found)
-        self.fields = {**{name: field["default"] for name, field in op("layer").fields.items()}, **problem_fields(self.problem)}
+        self.fields = {
+            **{name: field["default"] for name, field in op("layer").fields.items()},
+            **problem_fields(self.problem),
+        }
         self.plan = Plan("layer", self.problem, device, force, num_threads)
 
         rope = Rope()
@@ -128,7 +171,9 @@ class Attention:
         if self not in cache.layers:
             raise ValueError(f"fathom.Attention: {self!r} is not one of the cache's layers")
         if step.last_position >= self.max_positions:
-            raise ValueError(f"fathom.Attention: position {step.last_position} is past max_positions={self.max_positions}")
+            raise ValueError(
+                f"fathom.Attention: position {step.last_position} is past max_positions={self.max_positions}"
+            )
         unknown = set(wanted) - {"topk_entries", "index_scores", "attn_out"}
         if unknown:
             raise TypeError(f"fathom.Attention: there is no output {', '.join(sorted(unknown))}")
@@ -136,12 +181,20 @@ class Attention:
             out = empty((step.num_tokens, self.hidden_size), self.fields["out_dtype"], [x])
         places = self.plan.op.places
         args = (Tensor * self._count).from_buffer_copy(self._args)
-        call("fathom_pool_place_caches", cache._owned.pointer, cache.layers.index(self), ctypes.addressof(args), self._count)
+        call(
+            "fathom_pool_place_caches",
+            cache._owned.pointer,
+            cache.layers.index(self),
+            ctypes.addressof(args),
+            self._count,
+        )
         first, last = (places[name] for name in _STEP_ARGS)
-        args[first:last + 1] = step._args[first:last + 1]
+        args[first : last + 1] = step._args[first : last + 1]
         alive = [self.plan._place(args, name, array) for name, array in {"x": x, "out": out, **wanted}.items()]
         if args[places["x"]].shape[0] != step.num_tokens:
-            raise ValueError(f"fathom.Attention: x has {args[places['x']].shape[0]} tokens, the step has {step.num_tokens}")
+            raise ValueError(
+                f"fathom.Attention: x has {args[places['x']].shape[0]} tokens, the step has {step.num_tokens}"
+            )
         self.plan.run_raw(args)
         del alive
         return out
@@ -164,8 +217,15 @@ class Step:
         if cache._begun is not None:
             raise ValueError("fathom.Cache: a step has begun and not ended")
         lengths = [cache.length(sequence) for sequence in self.sequences]
-        call("fathom_pool_begin_step", cache._owned.pointer, (c_int32 * max(number, 1))(*self.sequences),
-             (c_int64 * max(number, 1))(*self.counts), number, ctypes.addressof(self._args), len(self._args))
+        call(
+            "fathom_pool_begin_step",
+            cache._owned.pointer,
+            (c_int32 * max(number, 1))(*self.sequences),
+            (c_int64 * max(number, 1))(*self.counts),
+            number,
+            ctypes.addressof(self._args),
+            len(self._args),
+        )
         self.last_position = max((length + count - 1 for length, count in zip(lengths, self.counts)), default=-1)
         cache._begun = self
         return self
@@ -202,7 +262,9 @@ class Cache:
         kind = _pool_fields(self.layers[0])
         for other in self.layers[1:]:
             if _pool_fields(other) != kind:
-                raise ValueError(f"fathom.Cache: {other!r} and {self.layers[0]!r} do not have the same kind, formats and sizes")
+                raise ValueError(
+                    f"fathom.Cache: {other!r} and {self.layers[0]!r} do not have the same kind, formats and sizes"
+                )
         options = PoolOptions()
         call("fathom_pool_options_for", problem.encode(), sequences, tokens, rollback_tokens, byref(options))
         options.num_layers, options.page_order_seed = len(self.layers), page_order_seed
@@ -210,8 +272,13 @@ class Cache:
             if not name.endswith("_pages") or not hasattr(options, name):
                 raise TypeError(f"fathom.Cache: there is no option {name}")
             setattr(options, name, count)
-        self._owned = Owned("fathom_pool_create", "fathom_pool_destroy", problem.encode(), byref(options),
-                            _library.device("cpu").pointer)
+        self._owned = Owned(
+            "fathom_pool_create",
+            "fathom_pool_destroy",
+            problem.encode(),
+            byref(options),
+            _library.device("cpu").pointer,
+        )
         self._begun = None
 
     def add(self):
@@ -231,8 +298,8 @@ class Cache:
         return tokens.value
 
     def step(self, sequences, counts):
-        """Makes room for counts[i] further tokens of sequences[i], all or nothing. Use it in a `with`: layers run inside,
-        the end commits, an exception abandons."""
+        """Makes room for counts[i] further tokens of sequences[i], all or nothing. Use it in a `with`: layers run
+        inside, the end commits, an exception abandons."""
         return Step(self, sequences, counts)
 
     def roll_back(self, sequence, tokens):
@@ -242,7 +309,13 @@ class Cache:
     def fork(self, sequence, tokens=None):
         """A new sequence that shares the first `tokens` tokens (all, if left out)."""
         number = c_int32()
-        call("fathom_pool_fork", self._owned.pointer, sequence, self.length(sequence) if tokens is None else tokens, byref(number))
+        call(
+            "fathom_pool_fork",
+            self._owned.pointer,
+            sequence,
+            self.length(sequence) if tokens is None else tokens,
+            byref(number),
+        )
         return number.value
 
     def snapshot(self, sequence):
@@ -251,7 +324,7 @@ class Cache:
         call("fathom_pool_snapshot", self._owned.pointer, sequence, None, 0, byref(size))
         buffer = ctypes.create_string_buffer(size.value)
         call("fathom_pool_snapshot", self._owned.pointer, sequence, buffer, size.value, byref(size))
-        return buffer.raw[:size.value]
+        return buffer.raw[: size.value]
 
     def restore(self, snapshot):
         """A new sequence from a snapshot, of this cache or of one with the same formats, sizes and number of layers."""
@@ -269,7 +342,7 @@ class Cache:
         call("fathom_pool_block_table", *arguments, None, 0, byref(size))
         pages = (c_int32 * max(size.value, 1))()
         call("fathom_pool_block_table", *arguments, pages, size.value, byref(size))
-        return list(pages[:size.value])
+        return list(pages[: size.value])
 
     def pages(self, layer=0, cache="window"):
         """The pages of one cache of a layer, as a View u8 [pages, page bytes]; None where the layer kind has none."""
@@ -281,6 +354,9 @@ class Cache:
 
 def _pool_fields(layer):
     """What layers that share a pool must have in common."""
-    return {name: value for name, value in layer.fields.items()
-            if name.endswith(("_format", "_page_size")) or name in ("num_tokens", "num_seqs", "window", "compress_ratio", "head_dim",
-                                                                   "index_dim", "max_entries")}
+    return {
+        name: value
+        for name, value in layer.fields.items()
+        if name.endswith(("_format", "_page_size"))
+        or name in ("num_tokens", "num_seqs", "window", "compress_ratio", "head_dim", "index_dim", "max_entries")
+    }

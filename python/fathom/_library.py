@@ -13,8 +13,15 @@ MAX_RANK = 4
 
 
 class Tensor(ctypes.Structure):
-    _fields_ = [("data", c_void_p), ("dtype", c_uint8), ("device", c_uint8), ("device_index", c_int16), ("rank", c_int32),
-                ("shape", c_int64 * MAX_RANK), ("strides", c_int64 * MAX_RANK)]
+    _fields_ = [
+        ("data", c_void_p),
+        ("dtype", c_uint8),
+        ("device", c_uint8),
+        ("device_index", c_int16),
+        ("rank", c_int32),
+        ("shape", c_int64 * MAX_RANK),
+        ("strides", c_int64 * MAX_RANK),
+    ]
 
 
 class Status(ctypes.Structure):
@@ -34,19 +41,39 @@ class Workspace(ctypes.Structure):
 
 
 class Rope(ctypes.Structure):
-    _fields_ = [("rope_dim", c_int32), ("theta", c_float), ("factor", c_float), ("beta_fast", c_float),
-                ("beta_slow", c_float), ("original_length", c_int64)]
+    _fields_ = [
+        ("rope_dim", c_int32),
+        ("theta", c_float),
+        ("factor", c_float),
+        ("beta_fast", c_float),
+        ("beta_slow", c_float),
+        ("original_length", c_int64),
+    ]
 
 
 class CacheLayout(ctypes.Structure):
-    _fields_ = [("dim", c_int32), ("row_bytes", c_int32), ("footer_bytes", c_int32), ("page_alignment", c_int32),
-                ("page_bytes", c_int64), ("page_stride", c_int64)]
+    _fields_ = [
+        ("dim", c_int32),
+        ("row_bytes", c_int32),
+        ("footer_bytes", c_int32),
+        ("page_alignment", c_int32),
+        ("page_bytes", c_int64),
+        ("page_stride", c_int64),
+    ]
 
 
 class PoolOptions(ctypes.Structure):
-    _fields_ = [("num_layers", c_int32), ("rollback_tokens", c_int32), ("window_pages", c_int64), ("entries_pages", c_int64),
-                ("index_pages", c_int64), ("state_pages", c_int64), ("index_state_pages", c_int64),
-                ("page_order_seed", c_uint64), ("stream", c_void_p)]
+    _fields_ = [
+        ("num_layers", c_int32),
+        ("rollback_tokens", c_int32),
+        ("window_pages", c_int64),
+        ("entries_pages", c_int64),
+        ("index_pages", c_int64),
+        ("state_pages", c_int64),
+        ("index_state_pages", c_int64),
+        ("page_order_seed", c_uint64),
+        ("stream", c_void_p),
+    ]
 
 
 _TENSOR, _SIZE = POINTER(Tensor), POINTER(c_int64)
@@ -129,7 +156,9 @@ def candidate_paths():
     if named:
         return [pathlib.Path(named)]
     here = pathlib.Path(__file__).resolve().parent
-    built = sorted(here.parent.parent.glob("build/*/src/libfathom.so"), key=lambda path: path.stat().st_mtime, reverse=True)
+    built = sorted(
+        here.parent.parent.glob("build/*/src/libfathom.so"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
     return [here / "libfathom.so", *built]
 
 
@@ -139,13 +168,18 @@ def library():
     paths = candidate_paths()
     found = next((path for path in paths if path.exists()), None)
     if found is None:
-        raise ImportError("fathom: there is no libfathom.so at " + ", ".join(map(str, paths)) +
-                          "; set FATHOM_LIBRARY to its path, or run ./run build")
+        raise ImportError(
+            "fathom: there is no libfathom.so at "
+            + ", ".join(map(str, paths))
+            + "; set FATHOM_LIBRARY to its path, or run ./run build"
+        )
     loaded = ctypes.CDLL(str(found))
     loaded.fathom_abi_version.restype = c_int32
     version = loaded.fathom_abi_version()
     if version != ABI_VERSION:
-        raise ImportError(f"fathom: {found} has C interface {version}, expected {ABI_VERSION}: package and library differ")
+        raise ImportError(
+            f"fathom: {found} has C interface {version}, expected {ABI_VERSION}: package and library differ"
+        )
     for name, arguments in _CHECKED.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = c_int32, [*arguments, POINTER(Status)]

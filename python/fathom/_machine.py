@@ -16,6 +16,7 @@ def _version_of(module):
     if importlib.util.find_spec(module) is None:
         return None
     from importlib import metadata
+
     try:
         return metadata.version(module)
     except metadata.PackageNotFoundError:
@@ -42,6 +43,7 @@ def info():
 
 def doctor(file=None):
     """Prints what works here and what is missing, each with its remedy; returns whether anything can run."""
+
     def say(mark, text):
         print(f"  {mark} {text}", file=file or sys.stdout)
 
@@ -56,16 +58,24 @@ def doctor(file=None):
         if device["kind"] == "cpu":
             say("✔", f"cpu: {device['num_threads']} threads")
         else:
-            say("✔", f"cuda:{device['index']}: compute capability {device['compute_capability'] / 10}, "
-                     f"{device['memory_bytes'] >> 30} GiB")
+            say(
+                "✔",
+                f"cuda:{device['index']}: compute capability {device['compute_capability'] / 10}, "
+                f"{device['memory_bytes'] >> 30} GiB",
+            )
     if len(found["devices"]) == 1:
         try:
             _library.device("cuda")
         except (NotImplementedError, RuntimeError, ValueError) as refusal:
             say("–", f"cuda: {refusal}")
-    remedies = {"numpy": "results need memory of your own; pip install numpy",
-                "ml_dtypes": "bf16 NumPy results must be given; pip install ml_dtypes",
-                "torch": "torch tensors and CUDA workspaces are not available; pip install torch"}
+    remedies = {
+        "numpy": "results need memory of your own; pip install numpy",
+        "ml_dtypes": "bf16 NumPy results must be given; pip install ml_dtypes",
+        "torch": "torch tensors and CUDA workspaces are not available; pip install torch",
+    }
     for name, version in found["modules"].items():
-        say("✔" if version else "–", f"{name} {version}" if version else f"{name} is not installed: {remedies[name]}")
+        if version:
+            say("✔", f"{name} {version}")
+        else:
+            say("–", f"{name} is not installed: {remedies[name]}")
     return True

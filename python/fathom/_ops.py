@@ -46,8 +46,13 @@ class Op:
         for field in self.fields.values():
             values = ", ".join(field["words"]) if "words" in field else field["kind"]
             lines.append(f"  {field['name']} = {field['default']} ({values}): {field['doc']}")
-        lines += ["", "Fields that follow from the arrays' shapes and types may be left out. Outputs that are not given are made",
-                  "and returned, in the order above; True asks for an optional one.", "", "Source: " + self.source]
+        lines += [
+            "",
+            "Fields that follow from the arrays' shapes and types may be left out. Outputs that are not given are made",
+            "and returned, in the order above; True asks for an optional one.",
+            "",
+            "Source: " + self.source,
+        ]
         return "\n".join(lines)
 
     # ---- What the arrays say about the problem ----
@@ -69,12 +74,19 @@ class Op:
                         products.append((word.split("*"), extent))
             dtype = arg.dtypes[1:]
             if arg.dtypes.startswith("$") and self.fields.get(dtype, {}).get("kind") == "word" and dtype not in spelled:
-                if array.dtype in self.fields[dtype].get("words", ()) and self.fields[dtype].get("group") not in spelled:
+                if (
+                    array.dtype in self.fields[dtype].get("words", ())
+                    and self.fields[dtype].get("group") not in spelled
+                ):
                     fields.setdefault(dtype, array.dtype)
         for words, extent in products:  # num_heads*head_dim gives the one factor that nothing else says
-            open_words = [word for word in words if word not in fields and self.fields.get(word, {}).get("default") == "0"]
+            open_words = [
+                word for word in words if word not in fields and self.fields.get(word, {}).get("default") == "0"
+            ]
             if len(open_words) == 1 and all(word in self.fields for word in words):
-                known = math.prod(int(fields.get(word, self.fields[word]["default"])) for word in words if word != open_words[0])
+                known = math.prod(
+                    int(fields.get(word, self.fields[word]["default"])) for word in words if word != open_words[0]
+                )
                 if known > 0 and extent % known == 0:
                     fields[open_words[0]] = extent // known
         return fields, extents
@@ -122,10 +134,12 @@ def ops():
 
 def problem_text(fields):
     """One line of problem text."""
+
     def text(value):
         if isinstance(value, float):
             return format(value, ".9g")
         return str(value) if isinstance(value, (int, str)) else dtype_name(value)
+
     return " ".join(f"{name}={text(value)}" for name, value in fields.items())
 
 
@@ -164,21 +178,30 @@ class Call:
     def __call__(self):
         plan = self.plan
         with plan._lock:
-            if plan._run(plan._pointer, self._array, plan._count, plan._workspace, self._stream, plan._status_address) != 0:
+            if (
+                plan._run(plan._pointer, self._array, plan._count, plan._workspace, self._stream, plan._status_address)
+                != 0
+            ):
                 raise_status(plan._status)
 
 
 class Plan:
     """An implementation chosen for a problem on a device. Make it once, run it often: plan(**arrays).
 
-    A plan owns one workspace, so runs of one plan wait for each other; threads that should not wait make their own plans.
+    A plan owns one workspace, so runs of one plan wait for each other; threads that should not wait make their own.
     """
 
     def __init__(self, op_name, problem, device="cpu", force="", num_threads=0):
         self.op = op(op_name)
         self.problem, self.device = problem, device
-        self._owned = _library.Owned("fathom_plan_create", "fathom_plan_destroy", op_name.encode(), problem.encode(),
-                                     _library.device(device, num_threads).pointer, force.encode())
+        self._owned = _library.Owned(
+            "fathom_plan_create",
+            "fathom_plan_destroy",
+            op_name.encode(),
+            problem.encode(),
+            _library.device(device, num_threads).pointer,
+            force.encode(),
+        )
         self._pointer = self._owned.pointer
         self.implementation = library().fathom_plan_implementation(self._pointer).decode()
         self._size = WorkspaceSize()
@@ -193,8 +216,10 @@ class Plan:
         self._args = (Tensor * self._count)()
         self._array = ctypes.addressof(self._args)
         self._memory, self._given = memoryview(self._args).cast("B"), ()
-        self._places = {keyword: slice(place * _TENSOR_BYTES, (place + 1) * _TENSOR_BYTES)
-                        for keyword, place in self.op.places.items()}
+        self._places = {
+            keyword: slice(place * _TENSOR_BYTES, (place + 1) * _TENSOR_BYTES)
+            for keyword, place in self.op.places.items()
+        }
         self._bytes = _TENSOR_BYTES * self._count
         self._status = Status()
         self._status_address = ctypes.addressof(self._status)
@@ -251,13 +276,17 @@ class Plan:
     def run_raw(self, array, stream=0):
         """Runs on a ctypes array of all arguments."""
         with self._lock:
-            if self._run(self._pointer, ctypes.addressof(array), self._count, self._workspace, stream,
-                         self._status_address) != 0:
+            if (
+                self._run(
+                    self._pointer, ctypes.addressof(array), self._count, self._workspace, stream, self._status_address
+                )
+                != 0
+            ):
                 raise_status(self._status)
 
 
 def plan(op_name, *, device="cpu", force="", num_threads=0, **fields):
-    """Plans an op: plan("attend", num_tokens=8, num_heads=64). `force` names an implementation; else the first that fits."""
+    """Plans an op: plan("attend", num_tokens=8, num_heads=64). `force` names an implementation to take."""
     return Plan(op_name, problem_text(fields), device, force, num_threads)
 
 
@@ -278,7 +307,7 @@ def device_of(views):
 
 
 def run_once(op_name, given, *, force="", stream=0):
-    """Plans by the shapes and types of the arrays, makes the outputs that are missing, runs, returns what was written."""
+    """Plans by the shapes and types of the arrays, makes missing outputs, runs, returns what was written."""
     contract = op(op_name)
     arrays, fields, wanted = {}, {}, set()
     for name, value in given.items():
@@ -299,7 +328,9 @@ def run_once(op_name, given, *, force="", stream=0):
         if arg.role not in ("out", "optional out"):
             continue
         if arg.keyword not in arrays and (not arg.optional or arg.keyword in wanted):
-            arrays[arg.keyword] = empty(contract.shape_of(arg, fields, extents), contract.dtype_of(arg, fields), list(arrays.values()))
+            arrays[arg.keyword] = empty(
+                contract.shape_of(arg, fields, extents), contract.dtype_of(arg, fields), list(arrays.values())
+            )
             views[arg.keyword] = view(arrays[arg.keyword])
         if arg.keyword in arrays:
             results.append(arrays[arg.keyword])
@@ -328,26 +359,33 @@ def function_of(op_name):
     names = [arg.keyword for arg in contract.args]
     names += [name for name in contract.fields if name not in names] + ["force", "stream"]
     required = {arg.keyword for arg in contract.args if not arg.optional and arg.role != "out"}
-    run.__signature__ = inspect.Signature([
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY,
-                          default=inspect.Parameter.empty if name in required else "" if name == "force" else None)
-        for name in names])
+    run.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if name in required else "" if name == "force" else None,
+            )
+            for name in names
+        ]
+    )
     return run
 
 
 def supported(op_name, *, device="cpu", force="", **fields):
     """Whether an implementation takes the problem, and which, or why none does: (True, "cpu"), (False, "cpu: ...")."""
     if op_name not in ops():
-        return False, f"there is no op \"{op_name}\""
+        return False, f'there is no op "{op_name}"'
     try:
-        answers = json_of("fathom_candidates_json", op_name.encode(), problem_text(fields).encode(),
-                          _library.device(device).pointer)
+        answers = json_of(
+            "fathom_candidates_json", op_name.encode(), problem_text(fields).encode(), _library.device(device).pointer
+        )
     except (ValueError, NotImplementedError) as refusal:
         return False, str(refusal)
     if force:
         answers = [answer for answer in answers if answer["implementation"] == force]
         if not answers:
-            return False, f"{op_name} has no implementation \"{force}\""
+            return False, f'{op_name} has no implementation "{force}"'
     for answer in answers:
         if not answer["reason"]:
             return True, answer["implementation"]

@@ -1,10 +1,10 @@
 """The definition of the layer in NumPy: a DeepSeek-V4 attention layer over one sequence, one function for each stage.
 
-Written from the specification (shared/spec/attention.md) alone and sharing nothing with the C++ library, so that agreement
-of the two means something. Numbers in docstrings are sections of the specification.
+Written from the specification (shared/spec/attention.md) alone and sharing nothing with the C++ library, so that
+agreement of the two means something. Numbers in docstrings are sections of the specification.
 
   exact   float64, nothing quantised; index keys and queries are Hadamard-rotated all the same
-  served  the arithmetic of the model's own inference code (10.1, column OFF): bf16 activations, FP8 rows, FP4 index keys
+  served  the arithmetic of the model's own inference code (10.1, OFF): bf16 activations, FP8 rows, FP4 index keys
 
     config  = Config.read("model/config.json")
     weights = layer_weights(read_safetensors("model/model.safetensors"), "layers.2.attn.")
@@ -83,17 +83,20 @@ def read_safetensors(path):
         "I64": lambda raw: np.frombuffer(raw, np.int64),
         "U8": lambda raw: np.frombuffer(raw, np.uint8),
     }
-    return {name: decode[entry["dtype"]](data[slice(*entry["data_offsets"])]).reshape(entry["shape"])
-            for name, entry in header.items() if name != "__metadata__"}
+    return {
+        name: decode[entry["dtype"]](data[slice(*entry["data_offsets"])]).reshape(entry["shape"])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 
 def layer_weights(tensors, prefix):
     """The weights of one layer by their native names (8); `prefix` is "layers.N.attn." or "mtp.0.attn."."""
-    own = {name[len(prefix):]: value.astype(F32) for name, value in tensors.items() if name.startswith(prefix)}
+    own = {name[len(prefix) :]: value.astype(F32) for name, value in tensors.items() if name.startswith(prefix)}
     weights = {}
     for name, value in own.items():
         if name.endswith(".weight") and value.ndim == 2:
-            weights[name] = Projection(value, own.get(name[:-len("weight")] + "scale"))
+            weights[name] = Projection(value, own.get(name[: -len("weight")] + "scale"))
         elif not name.endswith(".scale"):
             weights[name] = value
     return weights
@@ -122,7 +125,7 @@ def _e4m3_value(code):
     exponent, mantissa = code >> 3 & 15, code & 7
     if exponent == 15 and mantissa == 7:
         return np.nan
-    size = mantissa / 8 * 2.0 ** -6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+    size = mantissa / 8 * 2.0**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
     return -size if code >> 7 else size
 
 
@@ -140,7 +143,7 @@ def _blocks(v, size):
     """The last axis in blocks, the last of them filled up with zeros."""
     count = -(-v.shape[-1] // size)
     padded = np.zeros(v.shape[:-1] + (count * size,), F32)
-    padded[..., :v.shape[-1]] = v
+    padded[..., : v.shape[-1]] = v
     return padded.reshape(v.shape[:-1] + (count, size))
 
 
@@ -151,24 +154,32 @@ def quantise_q8(v, group):
     largest = np.maximum(np.abs(blocks).max(-1), F32(1e-4))
     scale = np.ldexp(F32(1), ceil_log2(largest * F32(1 / 448)))
     codes = round_e4m3(np.clip(blocks / scale[..., None], -448, 448))
-    return codes.reshape(v.shape[:-1] + (-1,))[..., :v.shape[-1]], scale
+    return codes.reshape(v.shape[:-1] + (-1,))[..., : v.shape[-1]], scale
 
 
 def fake_q8(v, group):
     """Quantised, dequantised and rounded to bf16."""
     codes, scale = quantise_q8(v, group)
-    return round_bf16(codes * np.repeat(scale, group, -1)[..., :codes.shape[-1]])
+    return round_bf16(codes * np.repeat(scale, group, -1)[..., : codes.shape[-1]])
 
 
 def fake_q4(v):
     """Q4 in blocks of 32: E2M1 codes (ties to even), power-of-two scales, dequantised and rounded to bf16."""
     v = np.asarray(v, F32)
     blocks = _blocks(v, 32)
-    largest = np.maximum(np.abs(blocks).max(-1), F32(6 * 2.0 ** -126))
+    largest = np.maximum(np.abs(blocks).max(-1), F32(6 * 2.0**-126))
     scale = np.ldexp(F32(1), ceil_log2(largest * F32(1 / 6)))[..., None]
     size = np.minimum(np.abs(blocks / scale), F32(6))
     # Midpoints of 0, .5, 1, 1.5, 2, 3, 4, 6; a tie goes to the even code.
-    code = ((size > 0.25).astype(int) + (size >= 0.75) + (size > 1.25) + (size >= 1.75) + (size > 2.5) + (size >= 3.5) + (size > 5))
+    code = (
+        (size > 0.25).astype(int)
+        + (size >= 0.75)
+        + (size > 1.25)
+        + (size >= 1.75)
+        + (size > 2.5)
+        + (size >= 3.5)
+        + (size > 5)
+    )
     return round_bf16(np.copysign(E2M1_VALUES[code] * scale, blocks)).reshape(v.shape)
 
 
@@ -204,7 +215,7 @@ def hadamard(v):
     matrix = np.ones((1, 1))
     while matrix.shape[0] < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return (v @ matrix.astype(v.dtype)) * v.dtype.type(size ** -0.5)
+    return (v @ matrix.astype(v.dtype)) * v.dtype.type(size**-0.5)
 
 
 # ---- The layer's stages ---------------------------------------------------------------------------------------------
@@ -251,14 +262,16 @@ class Arithmetic:
     def rotate(self, v, positions, inverse=False):
         """Rotates adjacent pairs of the last 64 elements; v is [num_tokens, ..., dim] (0.6)."""
         dims = self.config.rope_head_dim
-        cos, sin = (table.reshape((len(positions),) + (1,) * (v.ndim - 2) + (dims // 2,)).astype(self.real)
-                    for table in rope_table(self.frequencies, positions))
+        cos, sin = (
+            table.reshape((len(positions),) + (1,) * (v.ndim - 2) + (dims // 2,)).astype(self.real)
+            for table in rope_table(self.frequencies, positions)
+        )
         if inverse:
             sin = -sin
-        even, odd = v[..., -dims::2], v[..., -dims + 1::2]
+        even, odd = v[..., -dims::2], v[..., -dims + 1 :: 2]
         out = v.copy()
         out[..., -dims::2] = self.round(even * cos - odd * sin)
-        out[..., -dims + 1::2] = self.round(even * sin + odd * cos)
+        out[..., -dims + 1 :: 2] = self.round(even * sin + odd * cos)
         return out
 
     def quantise_row(self, row):
@@ -294,7 +307,10 @@ def compress(math, x, prefix, width):
     """
     ratio = math.ratio
     kvp = math.wide(x, prefix + "wkv.weight")
-    sc = math.wide(x, prefix + "wgate.weight") + math.weights[prefix + "ape"].astype(math.real)[np.arange(len(x)) % ratio]
+    sc = (
+        math.wide(x, prefix + "wgate.weight")
+        + math.weights[prefix + "ape"].astype(math.real)[np.arange(len(x)) % ratio]
+    )
     pooled = np.zeros((len(x) // ratio, width), math.real)
     for entry in range(len(pooled)):
         own = slice(entry * ratio, entry * ratio + ratio)
@@ -326,7 +342,7 @@ def index_scores(math, x, latent, keys, positions):
     q = math.linear(latent, "indexer.wq_b.weight").reshape(len(x), heads, dim)
     q = math.round(hadamard(math.rotate(q, positions)))
     weights = math.wide(x, "indexer.weights_proj.weight")
-    factor = math.real(dim ** -0.5 * heads ** -0.5)
+    factor = math.real(dim**-0.5 * heads**-0.5)
     if math.served:
         q, weights = fake_q4(q), round_bf16(round_bf16(weights) * factor)
     else:
@@ -344,11 +360,11 @@ def index_scores(math, x, latent, keys, positions):
 def pick(scores, visible, topk):
     """The best entries of every token, ascending; ties go to the smaller entry (4.2)."""
     order = np.argsort(-scores, axis=1, kind="stable")
-    return [np.sort(order[token, :min(topk, count)]) for token, count in enumerate(visible)]
+    return [np.sort(order[token, : min(topk, count)]) for token, count in enumerate(visible)]
 
 
 def attend(q, rows, mask, attn_sink, round_to=lambda v: v):
-    """Stage attend (6.2): (out [T, H, dim], lse [T, H]) over rows [N, dim] where mask [T, N] is true; natural log, no sink.
+    """Stage attend (6.2): (out [T, H, dim], lse [T, H]) over rows [N, dim] where mask [T, N]; natural log, no sink.
 
     A query that sees nothing gives 0 and -inf. `round_to` rounds probabilities and results.
     """
@@ -384,16 +400,16 @@ class Result:
     """What a layer gives, and what happened inside."""
 
     output: np.ndarray
-    attn_out: np.ndarray                # [T, H, 512], before the inverse rotation
-    lse: np.ndarray                     # [T, H]
-    window: np.ndarray                  # KV rows of all tokens, as cached
-    entries: np.ndarray = None          # as cached
-    index_keys: np.ndarray = None       # as cached
-    index_scores: np.ndarray = None     # bf16 values in served
+    attn_out: np.ndarray  # [T, H, 512], before the inverse rotation
+    lse: np.ndarray  # [T, H]
+    window: np.ndarray  # KV rows of all tokens, as cached
+    entries: np.ndarray = None  # as cached
+    index_keys: np.ndarray = None  # as cached
+    index_scores: np.ndarray = None  # bf16 values in served
     index_scores_f32: np.ndarray = None
     picks: list = field(default_factory=list)  # entries of every token, by the f32 scores
-    kvp: np.ndarray = None              # state rows of all tokens: values
-    sc: np.ndarray = None               # and scores, ape added
+    kvp: np.ndarray = None  # state rows of all tokens: values
+    sc: np.ndarray = None  # and scores, ape added
 
 
 def attention_layer(config, layer, weights, hidden, numerics="exact", picks=None):

@@ -41,7 +41,8 @@ Result<Numerics> numerics_called(const char* function, const char* name) noexcep
 
 /// Hands out what `read` makes of `source`.
 template <class Read>
-Status make_config(const char* function, const char* argument, const char* source, fathom_config** config, Read&& read) {
+Status make_config(const char* function, const char* argument, const char* source, fathom_config** config,
+                   Read&& read) {
   if (source == nullptr) return is_null(function, argument);
   if (config == nullptr) return is_null(function, "config");
   FATHOM_ASSIGN(ModelConfig made, read(source));
@@ -54,8 +55,8 @@ Result<LayerConfig> layer_of(const char* function, const fathom_config* config, 
   return config->config.layer(layer);
 }
 
-Status load_weights(const fathom_checkpoint* checkpoint, const fathom_config* config, std::int32_t layer, std::int32_t rank,
-                    std::int32_t world, fathom_weights** weights) {
+Status load_weights(const fathom_checkpoint* checkpoint, const fathom_config* config, std::int32_t layer,
+                    std::int32_t rank, std::int32_t world, fathom_weights** weights) {
   constexpr const char* kFunction = "fathom_weights_load";
   if (checkpoint == nullptr) return is_null(kFunction, "checkpoint");
   if (weights == nullptr) return is_null(kFunction, "weights");
@@ -71,13 +72,15 @@ Status load_weights(const fathom_checkpoint* checkpoint, const fathom_config* co
 fathom_code fathom_config_read(const char* path, fathom_config** config, fathom_status* status) {
   constexpr const char* kFunction = "fathom_config_read";
   return reported(kFunction, status, [&] {
-    return make_config(kFunction, "path", path, config, [](const char* from) { return fathom::read_model_config(from); });
+    return make_config(kFunction, "path", path, config,
+                       [](const char* from) { return fathom::read_model_config(from); });
   });
 }
 fathom_code fathom_config_parse(const char* json, fathom_config** config, fathom_status* status) {
   constexpr const char* kFunction = "fathom_config_parse";
   return reported(kFunction, status, [&] {
-    return make_config(kFunction, "json", json, config, [](const char* from) { return fathom::parse_model_config(from); });
+    return make_config(kFunction, "json", json, config,
+                       [](const char* from) { return fathom::parse_model_config(from); });
   });
 }
 fathom_code fathom_config_preset(const char* name, fathom_config** config, fathom_status* status) {
@@ -103,12 +106,14 @@ fathom_code fathom_config_layer_problem(const fathom_config* config, int32_t lay
   });
 }
 
-fathom_code fathom_config_layer_rope(const fathom_config* config, int32_t layer, fathom_rope* rope, fathom_status* status) {
+fathom_code fathom_config_layer_rope(const fathom_config* config, int32_t layer, fathom_rope* rope,
+                                     fathom_status* status) {
   constexpr const char* kFunction = "fathom_config_layer_rope";
   return reported(kFunction, status, [&]() -> Status {
     if (rope == nullptr) return is_null(kFunction, "rope");
     FATHOM_ASSIGN(const LayerConfig own, layer_of(kFunction, config, layer));
-    *rope = {own.rope.rope_dim, own.rope.theta, own.rope.factor, own.rope.beta_fast, own.rope.beta_slow, own.rope.original_length};
+    *rope = {own.rope.rope_dim,  own.rope.theta,     own.rope.factor,
+             own.rope.beta_fast, own.rope.beta_slow, own.rope.original_length};
     return {};
   });
 }
@@ -147,8 +152,8 @@ fathom_code fathom_checkpoint_tensor(const fathom_checkpoint* checkpoint, const 
   });
 }
 
-fathom_code fathom_weights_load(const fathom_checkpoint* checkpoint, const fathom_config* config, int32_t layer, int32_t rank,
-                                int32_t world, fathom_weights** weights, fathom_status* status) {
+fathom_code fathom_weights_load(const fathom_checkpoint* checkpoint, const fathom_config* config, int32_t layer,
+                                int32_t rank, int32_t world, fathom_weights** weights, fathom_status* status) {
   return reported("fathom_weights_load", status,
                   [&] { return load_weights(checkpoint, config, layer, rank, world, weights); });
 }
@@ -166,7 +171,8 @@ fathom_code fathom_weights_problem(const fathom_weights* weights, const char* nu
   });
 }
 
-fathom_code fathom_weights_place(const fathom_weights* weights, fathom_tensor* args, int32_t count, fathom_status* status) {
+fathom_code fathom_weights_place(const fathom_weights* weights, fathom_tensor* args, int32_t count,
+                                 fathom_status* status) {
   constexpr const char* kFunction = "fathom_weights_place";
   return reported(kFunction, status, [&]() -> Status {
     if (weights == nullptr) return is_null(kFunction, "weights");

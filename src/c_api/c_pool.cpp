@@ -43,7 +43,7 @@ PagePoolOptions to_options(const fathom_pool_options& from) noexcept {
 }
 
 fathom_pool_options to_options(const PagePoolOptions& from) noexcept {
-  return {from.num_layers,  from.rollback_tokens, from.window_pages,      from.entries_pages,   from.index_pages,
+  return {from.num_layers,  from.rollback_tokens,   from.window_pages,    from.entries_pages, from.index_pages,
           from.state_pages, from.index_state_pages, from.page_order_seed, from.stream.handle};
 }
 
@@ -123,8 +123,8 @@ fathom_code fathom_pool_block_table(const fathom_pool* pool, int32_t sequence, i
   });
 }
 
-fathom_code fathom_pool_begin_step(fathom_pool* pool, const int32_t* sequences, const int64_t* counts, int32_t num_sequences,
-                                   fathom_tensor* args, int32_t count, fathom_status* status) {
+fathom_code fathom_pool_begin_step(fathom_pool* pool, const int32_t* sequences, const int64_t* counts,
+                                   int32_t num_sequences, fathom_tensor* args, int32_t count, fathom_status* status) {
   constexpr const char* kFunction = "fathom_pool_begin_step";
   return reported(kFunction, status, [&]() -> Status {
     if (pool == nullptr) return is_null(kFunction, "pool");
@@ -169,7 +169,8 @@ fathom_code fathom_pool_roll_back(fathom_pool* pool, int32_t sequence, int64_t t
   });
 }
 
-fathom_code fathom_pool_fork(fathom_pool* pool, int32_t sequence, int64_t tokens, int32_t* forked, fathom_status* status) {
+fathom_code fathom_pool_fork(fathom_pool* pool, int32_t sequence, int64_t tokens, int32_t* forked,
+                             fathom_status* status) {
   constexpr const char* kFunction = "fathom_pool_fork";
   return reported(kFunction, status, [&]() -> Status {
     if (pool == nullptr) return is_null(kFunction, "pool");
@@ -178,8 +179,8 @@ fathom_code fathom_pool_fork(fathom_pool* pool, int32_t sequence, int64_t tokens
   });
 }
 
-fathom_code fathom_pool_snapshot(const fathom_pool* pool, int32_t sequence, void* buffer, int64_t capacity, int64_t* size,
-                                 fathom_status* status) {
+fathom_code fathom_pool_snapshot(const fathom_pool* pool, int32_t sequence, void* buffer, int64_t capacity,
+                                 int64_t* size, fathom_status* status) {
   constexpr const char* kFunction = "fathom_pool_snapshot";
   return reported(kFunction, status, [&]() -> Status {
     if (pool == nullptr) return is_null(kFunction, "pool");
@@ -189,13 +190,15 @@ fathom_code fathom_pool_snapshot(const fathom_pool* pool, int32_t sequence, void
   });
 }
 
-fathom_code fathom_pool_restore(fathom_pool* pool, const void* bytes, int64_t size, int32_t* sequence, fathom_status* status) {
+fathom_code fathom_pool_restore(fathom_pool* pool, const void* bytes, int64_t size, int32_t* sequence,
+                                fathom_status* status) {
   constexpr const char* kFunction = "fathom_pool_restore";
   return reported(kFunction, status, [&]() -> Status {
     if (pool == nullptr) return is_null(kFunction, "pool");
     if (sequence == nullptr) return is_null(kFunction, "sequence");
     if (size < 0) return Status::invalid("%s: size is %lld", kFunction, static_cast<long long>(size));
     if (bytes == nullptr && size > 0) return is_null(kFunction, "bytes");
-    return hand_out(pool->pool.restore({static_cast<const std::byte*>(bytes), static_cast<std::size_t>(size)}), sequence);
+    return hand_out(pool->pool.restore({static_cast<const std::byte*>(bytes), static_cast<std::size_t>(size)}),
+                    sequence);
   });
 }

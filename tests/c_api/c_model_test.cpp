@@ -70,12 +70,16 @@ TEST(CModel, ConfigErrorsAreStatuses) {
   EXPECT_EQ(config, nullptr);
   char text[4000];
   for (const int32_t layer : {-1, 3, INT32_MAX}) {
-    EXPECT_EQ(fathom_config_layer_problem(tiny.config, layer, "exact", text, sizeof(text), nullptr, &status), FATHOM_INVALID_ARGUMENT);
+    EXPECT_EQ(fathom_config_layer_problem(tiny.config, layer, "exact", text, sizeof(text), nullptr, &status),
+              FATHOM_INVALID_ARGUMENT);
   }
-  EXPECT_EQ(fathom_config_layer_problem(tiny.config, 0, "fast", text, sizeof(text), nullptr, &status), FATHOM_INVALID_ARGUMENT);
+  EXPECT_EQ(fathom_config_layer_problem(tiny.config, 0, "fast", text, sizeof(text), nullptr, &status),
+            FATHOM_INVALID_ARGUMENT);
   EXPECT_NE(std::strstr(status.text, "\"fast\""), nullptr) << status.text;
-  EXPECT_EQ(fathom_config_layer_problem(tiny.config, 0, nullptr, text, sizeof(text), nullptr, &status), FATHOM_INVALID_ARGUMENT);
-  EXPECT_EQ(fathom_config_layer_problem(nullptr, 0, "exact", text, sizeof(text), nullptr, &status), FATHOM_INVALID_ARGUMENT);
+  EXPECT_EQ(fathom_config_layer_problem(tiny.config, 0, nullptr, text, sizeof(text), nullptr, &status),
+            FATHOM_INVALID_ARGUMENT);
+  EXPECT_EQ(fathom_config_layer_problem(nullptr, 0, "exact", text, sizeof(text), nullptr, &status),
+            FATHOM_INVALID_ARGUMENT);
   EXPECT_EQ(fathom_config_layer_rope(tiny.config, 0, nullptr, &status), FATHOM_INVALID_ARGUMENT);
   fathom_config_destroy(nullptr);
 }
@@ -105,7 +109,8 @@ TEST(CModel, WeightsOutliveWhatTheyCameFrom) {
   fathom_weights* weights = nullptr;
   {
     ModelOwner fp8("tiny_fp8");
-    ASSERT_EQ(fathom_weights_load(fp8.checkpoint, fp8.config, 0, 0, 1, &weights, &fp8.status), FATHOM_OK) << fp8.status.text;
+    ASSERT_EQ(fathom_weights_load(fp8.checkpoint, fp8.config, 0, 0, 1, &weights, &fp8.status), FATHOM_OK)
+        << fp8.status.text;
   }
   const auto problem = fathom::problem_from<fathom::LayerProblem>(problem_of(weights, "served"));
   ASSERT_TRUE(problem.ok());
@@ -139,13 +144,15 @@ TEST(CModel, ShardsHaveTheirOwnSizes) {
   ModelOwner tiny("tiny");
   fathom_weights *whole = nullptr, *half = nullptr;
   ASSERT_EQ(fathom_weights_load(tiny.checkpoint, tiny.config, 0, 0, 1, &whole, nullptr), FATHOM_OK);
-  ASSERT_EQ(fathom_weights_load(tiny.checkpoint, tiny.config, 0, 1, 2, &half, &tiny.status), FATHOM_OK) << tiny.status.text;
+  ASSERT_EQ(fathom_weights_load(tiny.checkpoint, tiny.config, 0, 1, 2, &half, &tiny.status), FATHOM_OK)
+      << tiny.status.text;
   const auto all = fathom::problem_from<fathom::LayerProblem>(problem_of(whole, "exact")).value();
   const auto part = fathom::problem_from<fathom::LayerProblem>(problem_of(half, "exact")).value();
   EXPECT_EQ(part.num_heads * 2, all.num_heads);
   fathom_weights* none = nullptr;
   for (const auto& [rank, world] : {std::pair{2, 2}, {-1, 2}, {0, 0}, {0, -1}, {0, 1 << 20}}) {
-    EXPECT_NE(fathom_weights_load(tiny.checkpoint, tiny.config, 0, rank, world, &none, nullptr), FATHOM_OK) << rank << " " << world;
+    EXPECT_NE(fathom_weights_load(tiny.checkpoint, tiny.config, 0, rank, world, &none, nullptr), FATHOM_OK)
+        << rank << " " << world;
   }
   EXPECT_NE(fathom_weights_load(tiny.checkpoint, tiny.config, 3, 0, 1, &none, nullptr), FATHOM_OK);
   EXPECT_NE(fathom_weights_load(nullptr, tiny.config, 0, 0, 1, &none, nullptr), FATHOM_OK);

@@ -107,7 +107,8 @@ struct TinyLayer {
   double error(const std::vector<float>& out, int64_t first) const {
     const float* want = static_cast<const float*>(expected.data) + first * width();
     double off = 0, norm = 0;
-    for (std::size_t i = 0; i < out.size(); ++i) off += (out[i] - want[i]) * (out[i] - want[i]), norm += want[i] * want[i];
+    for (std::size_t i = 0; i < out.size(); ++i)
+      off += (out[i] - want[i]) * (out[i] - want[i]), norm += want[i] * want[i];
     return std::sqrt(off / norm);
   }
 };
@@ -119,7 +120,8 @@ TEST(CPool, ALayerFromACheckpointGivesTheGoldenOutput) {
     tiny.ok(fathom_pool_add_sequence(tiny.pool, &sequence, &tiny.status));
     const int64_t tokens = tiny.hidden.shape[0], first = tokens - 5;
     EXPECT_LT(tiny.error(tiny.step(sequence, 0, first), 0), 1e-5) << layer;
-    for (int64_t t = first; t < tokens; ++t) EXPECT_LT(tiny.error(tiny.step(sequence, t, 1), t), 1e-4) << layer << " " << t;
+    for (int64_t t = first; t < tokens; ++t)
+      EXPECT_LT(tiny.error(tiny.step(sequence, t, 1), t), 1e-4) << layer << " " << t;
     int64_t length = 0;
     tiny.ok(fathom_pool_length(tiny.pool, sequence, &length, &tiny.status));
     EXPECT_EQ(length, tokens);
@@ -134,7 +136,8 @@ TEST(CPool, RollBackForkAndSnapshotGoOnAsTheSequenceDid) {
   int64_t size = 0;
   tiny.ok(fathom_pool_snapshot(tiny.pool, sequence, nullptr, 0, &size, &tiny.status));
   std::vector<char> bytes(static_cast<std::size_t>(size));
-  EXPECT_EQ(fathom_pool_snapshot(tiny.pool, sequence, bytes.data(), size - 1, nullptr, nullptr), FATHOM_INVALID_ARGUMENT);
+  EXPECT_EQ(fathom_pool_snapshot(tiny.pool, sequence, bytes.data(), size - 1, nullptr, nullptr),
+            FATHOM_INVALID_ARGUMENT);
   tiny.ok(fathom_pool_snapshot(tiny.pool, sequence, bytes.data(), size, &size, &tiny.status));
   const auto next = tiny.step(sequence, 40, 3);
   tiny.ok(fathom_pool_fork(tiny.pool, sequence, 40, &forked, &tiny.status));
@@ -176,10 +179,13 @@ TEST(CPool, WrongCallsChangeNothing) {
   const int64_t count = 3, many = 1 << 20;
   std::vector<fathom_tensor> before(tiny.args, tiny.args + kCount);
   EXPECT_EQ(fathom_pool_begin_step(tiny.pool, &sequence, &many, 1, tiny.args, kCount, &status) == FATHOM_OK, false);
-  EXPECT_EQ(fathom_pool_begin_step(tiny.pool, &sequence, &count, 1, tiny.args, kCount - 1, &status), FATHOM_INVALID_ARGUMENT);
-  EXPECT_EQ(fathom_pool_begin_step(tiny.pool, &sequence, &count, -1, tiny.args, kCount, &status), FATHOM_INVALID_ARGUMENT);
+  EXPECT_EQ(fathom_pool_begin_step(tiny.pool, &sequence, &count, 1, tiny.args, kCount - 1, &status),
+            FATHOM_INVALID_ARGUMENT);
+  EXPECT_EQ(fathom_pool_begin_step(tiny.pool, &sequence, &count, -1, tiny.args, kCount, &status),
+            FATHOM_INVALID_ARGUMENT);
   EXPECT_EQ(fathom_pool_begin_step(tiny.pool, nullptr, &count, 1, tiny.args, kCount, &status), FATHOM_INVALID_ARGUMENT);
-  EXPECT_EQ(fathom_pool_begin_step(tiny.pool, &sequence, nullptr, 1, tiny.args, kCount, &status), FATHOM_INVALID_ARGUMENT);
+  EXPECT_EQ(fathom_pool_begin_step(tiny.pool, &sequence, nullptr, 1, tiny.args, kCount, &status),
+            FATHOM_INVALID_ARGUMENT);
   EXPECT_EQ(fathom_pool_begin_step(nullptr, &sequence, &count, 1, tiny.args, kCount, &status), FATHOM_INVALID_ARGUMENT);
   EXPECT_EQ(std::memcmp(before.data(), tiny.args, sizeof(tiny.args)), 0);
   EXPECT_NE(fathom_pool_commit(tiny.pool, &status), FATHOM_OK);

@@ -1,4 +1,5 @@
 """Where the suite finds things, and how it reports to scripts/run_tests.sh: `--lines` prints one line for each test."""
+
 import pathlib
 import sys
 

@@ -1,4 +1,5 @@
 """fathom.compat.flash_mla on CPU tensors: a NumPy stand-in always, torch's own where torch is installed."""
+
 import sys
 
 import pytest
@@ -14,6 +15,7 @@ META = flash_mla.get_mla_metadata(1, causal=False)[0]
 
 def _torch_tensor(array, dtype=None):
     import torch
+
     if dtype == "bf16":
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(torch.bfloat16)
     return torch.from_numpy(np.asarray(array, dtype))
@@ -39,7 +41,7 @@ def bf16(rng, *shape, scale=1.0):
 
 
 def expected(q, row_lists, sink, scale, value_dim=512):
-    """float64, row by row: q [T, H, D], one [n, D] of rows for each token. (out, max_logits, lse), lse +inf if empty."""
+    """float64, row by row: q [T, H, D], one [n, D] of rows for each token. (out, max_logits, lse)"""
     out = np.zeros(q.shape[:2] + (value_dim,))
     top, lse = np.full(q.shape[:2], -np.inf), np.full(q.shape[:2], np.inf)
     for t, rows in enumerate(row_lists):
@@ -64,8 +66,20 @@ def agrees(out, lse, want_out, want_lse):
     np.testing.assert_allclose(lse[seen], want_lse[seen], atol=1e-6, rtol=8.01 / 65536)
 
 
-def decode_case(seed, *, dim=512, batch=3, queries=2, heads=5, page=7, width=19, extra_page=0, extra_width=0, lengths=True,
-                sink=True):
+def decode_case(
+    seed,
+    *,
+    dim=512,
+    batch=3,
+    queries=2,
+    heads=5,
+    page=7,
+    width=19,
+    extra_page=0,
+    extra_width=0,
+    lengths=True,
+    sink=True,
+):
     rng = np.random.default_rng(seed)
     layout = "v4_fp8" if dim == 512 else "v32_fp8"
     case = {"q": bf16(rng, batch, queries, heads, dim, scale=10), "sink": None}
@@ -87,7 +101,7 @@ def decode_case(seed, *, dim=512, batch=3, queries=2, heads=5, page=7, width=19,
         for name in ("", "extra_"):
             if name + "indices" in case:
                 for b, length in list(enumerate(case[name + "lengths"]))[::2]:
-                    case[name + "indices"][b, :, length:] = 2 ** 31 - 1
+                    case[name + "indices"][b, :, length:] = 2**31 - 1
     return case
 
 
@@ -99,10 +113,21 @@ def run_decode(case, make, **changes):
         return None if case.get(name) is None else tensor(case[name], dtype)
 
     cache = {name: case.get(name) for name in ("cache", "extra_cache")}
-    call = dict(q=tensor(case["q"], "bf16"), k_cache=tensor(cache["cache"]), block_table=None, cache_seqlens=None, head_dim_v=512,
-                tile_scheduler_metadata=META, is_fp8_kvcache=True, indices=given("indices"), attn_sink=given("sink"),
-                extra_k_cache=given("extra_cache"), extra_indices_in_kvcache=given("extra_indices"),
-                topk_length=given("lengths"), extra_topk_length=given("extra_lengths"))
+    call = dict(
+        q=tensor(case["q"], "bf16"),
+        k_cache=tensor(cache["cache"]),
+        block_table=None,
+        cache_seqlens=None,
+        head_dim_v=512,
+        tile_scheduler_metadata=META,
+        is_fp8_kvcache=True,
+        indices=given("indices"),
+        attn_sink=given("sink"),
+        extra_k_cache=given("extra_cache"),
+        extra_indices_in_kvcache=given("extra_indices"),
+        topk_length=given("lengths"),
+        extra_topk_length=given("extra_lengths"),
+    )
     call.update(changes)
     out, lse = flash_mla.flash_mla_with_kvcache(**call)
     return plain(out), plain(lse)
@@ -117,21 +142,26 @@ def expect_decode(case, scale=None):
             for name in ("", "extra_"):
                 if name + "indices" in case:
                     lengths = case[name + "lengths"]
-                    picked = case[name + "indices"][b, s][:None if lengths is None else lengths[b]]
+                    picked = case[name + "indices"][b, s][: None if lengths is None else lengths[b]]
                     inside = picked[(picked >= 0) & (picked < len(case[name + "rows"]))]
                     rows.append(case[name + "rows"][inside])
             lists.append(np.concatenate(rows))
     q = case["q"].reshape(batch * queries, heads, dim)
-    out, _, lse = expected(q, lists, case["sink"], dim ** -0.5 if scale is None else scale)
+    out, _, lse = expected(q, lists, case["sink"], dim**-0.5 if scale is None else scale)
     return out.reshape(batch, queries, heads, 512), lse.reshape(batch, queries, heads).transpose(0, 2, 1)
 
 
 CASES = {
-    "v4": {}, "v4 two caches": dict(extra_page=3, extra_width=33), "v4 one query": dict(queries=1, extra_page=2, extra_width=9),
-    "v4 no lengths": dict(lengths=False, extra_page=3, extra_width=5), "v4 no sink": dict(sink=False),
+    "v4": {},
+    "v4 two caches": dict(extra_page=3, extra_width=33),
+    "v4 one query": dict(queries=1, extra_page=2, extra_width=9),
+    "v4 no lengths": dict(lengths=False, extra_page=3, extra_width=5),
+    "v4 no sink": dict(sink=False),
     "v4 one head, one row": dict(heads=1, sink=False, width=1, page=1, batch=1, queries=1, lengths=False),
-    "v4 128 heads": dict(heads=128, batch=1), "v4 pages of 64": dict(page=64, width=128, extra_page=2, extra_width=64),
-    "v3.2": dict(dim=576, lengths=False, sink=False), "v3.2 sink and lengths": dict(dim=576),
+    "v4 128 heads": dict(heads=128, batch=1),
+    "v4 pages of 64": dict(page=64, width=128, extra_page=2, extra_width=64),
+    "v3.2": dict(dim=576, lengths=False, sink=False),
+    "v3.2 sink and lengths": dict(dim=576),
 }
 
 
@@ -147,9 +177,19 @@ def test_sampled_decode_cases(tensor):
     rng = np.random.default_rng(7)
     for seed in range(200):
         dim = int(rng.choice([512, 512, 576]))
-        case = decode_case(seed, dim=dim, batch=int(rng.integers(1, 5)), queries=int(rng.integers(1, 4)), heads=int(rng.integers(3, 20)),
-                           page=int(rng.choice([1, 2, 32, 64])), width=int(rng.integers(1, 150)), lengths=bool(rng.integers(2)),
-                           sink=bool(rng.integers(2)), extra_page=int(rng.choice([0, 2, 64])), extra_width=int(rng.integers(1, 70)))
+        case = decode_case(
+            seed,
+            dim=dim,
+            batch=int(rng.integers(1, 5)),
+            queries=int(rng.integers(1, 4)),
+            heads=int(rng.integers(3, 20)),
+            page=int(rng.choice([1, 2, 32, 64])),
+            width=int(rng.integers(1, 150)),
+            lengths=bool(rng.integers(2)),
+            sink=bool(rng.integers(2)),
+            extra_page=int(rng.choice([0, 2, 64])),
+            extra_width=int(rng.integers(1, 70)),
+        )
         agrees(*run_decode(case, tensor), *expect_decode(case))
 
 
@@ -187,11 +227,18 @@ def test_nothing_at_all(tensor):
     assert out.shape == (0, 2, 5, 512) and lse.shape == (0, 5, 2)
 
 
-@pytest.mark.parametrize("changes, sentence", [
-    (dict(causal=True), "causal is True"), (dict(is_fp8_kvcache=False), "is_fp8_kvcache is False"),
-    (dict(head_dim_v=448), "head_dim_v is 448"), (dict(num_splits=1), "num_splits is given"),
-    (dict(tile_scheduler_metadata=None), "what get_mla_metadata gives"), (dict(extra_k_cache=None), "one without the other"),
-    (dict(extra_k_cache=None, extra_indices_in_kvcache=None), "extra_topk_length without extra_k_cache")])
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (dict(causal=True), "causal is True"),
+        (dict(is_fp8_kvcache=False), "is_fp8_kvcache is False"),
+        (dict(head_dim_v=448), "head_dim_v is 448"),
+        (dict(num_splits=1), "num_splits is given"),
+        (dict(tile_scheduler_metadata=None), "what get_mla_metadata gives"),
+        (dict(extra_k_cache=None), "one without the other"),
+        (dict(extra_k_cache=None, extra_indices_in_kvcache=None), "extra_topk_length without extra_k_cache"),
+    ],
+)
 def test_wrong_calls_are_named_on_every_call(changes, sentence):
     case = decode_case(4, extra_page=3, extra_width=5)
     for _ in range(2):
@@ -199,12 +246,20 @@ def test_wrong_calls_are_named_on_every_call(changes, sentence):
             run_decode(case, stand_in.tensor, **changes)
 
 
-@pytest.mark.parametrize("name, array, sentence", [
-    ("q", np.zeros((3, 2, 5, 500)), "q has head dim 500"), ("q", np.zeros((3, 5, 512)), "q has shape"),
-    ("indices", np.zeros((3, 2, 5), np.int64), "indices is i64, expected i32"),
-    ("indices", np.zeros((2, 2, 5), np.int32), "indices has shape"), ("lengths", np.zeros(4, np.int32), "topk_length has shape"),
-    ("sink", np.zeros(6, np.float32), "attn_sink has shape"), ("sink", np.zeros(5), "attn_sink is float64"),
-    ("cache", np.zeros((4, 7, 1, 656), np.uint8), r"k_cache has shape .*584"), ("cache", np.zeros((4, 7, 2, 584), np.uint8), "k_cache has")])
+@pytest.mark.parametrize(
+    "name, array, sentence",
+    [
+        ("q", np.zeros((3, 2, 5, 500)), "q has head dim 500"),
+        ("q", np.zeros((3, 5, 512)), "q has shape"),
+        ("indices", np.zeros((3, 2, 5), np.int64), "indices is i64, expected i32"),
+        ("indices", np.zeros((2, 2, 5), np.int32), "indices has shape"),
+        ("lengths", np.zeros(4, np.int32), "topk_length has shape"),
+        ("sink", np.zeros(6, np.float32), "attn_sink has shape"),
+        ("sink", np.zeros(5), "attn_sink is float64"),
+        ("cache", np.zeros((4, 7, 1, 656), np.uint8), r"k_cache has shape .*584"),
+        ("cache", np.zeros((4, 7, 2, 584), np.uint8), "k_cache has"),
+    ],
+)
 def test_wrong_tensors_are_named(name, array, sentence):
     case = decode_case(5)
     case[name] = array
@@ -227,10 +282,17 @@ def test_sparse_prefill(dim, lengths, tensor):
     sink = rng.standard_normal(6).astype(np.float32)
     cut = rng.integers(0, 22, 9, dtype=np.int32) if lengths else None
     out, top, lse = flash_mla.flash_mla_sparse_fwd(
-        tensor(q, "bf16"), tensor(kv, "bf16"), tensor(indices), 0.05, 512, tensor(sink), None if cut is None else tensor(cut))
+        tensor(q, "bf16"),
+        tensor(kv, "bf16"),
+        tensor(indices),
+        0.05,
+        512,
+        tensor(sink),
+        None if cut is None else tensor(cut),
+    )
     lists = []
     for t in range(9):
-        picked = indices[t, 0][:None if cut is None else cut[t]]
+        picked = indices[t, 0][: None if cut is None else cut[t]]
         lists.append(kv[picked[(picked >= 0) & (picked < 40)], 0].astype(np.float32))
     want_out, want_top, want_lse = expected(q, lists, sink, 0.05)
     agrees(plain(out), plain(lse), want_out, want_lse)
@@ -243,8 +305,9 @@ def test_sparse_prefill_never_reads_rows_that_no_index_names(tensor):
     kv = bf16(rng, 10, 1, 512)
     kv[5:] = np.nan
     q, indices = bf16(rng, 2, 4, 512), np.array([[[0, 1, 7]], [[2, 3, 9]]], np.int32)
-    out, _, lse = flash_mla.flash_mla_sparse_fwd(tensor(q, "bf16"), tensor(kv, "bf16"), tensor(indices), 0.04,
-                                                 topk_length=tensor(np.array([2, 2], np.int32)))
+    out, _, lse = flash_mla.flash_mla_sparse_fwd(
+        tensor(q, "bf16"), tensor(kv, "bf16"), tensor(indices), 0.04, topk_length=tensor(np.array([2, 2], np.int32))
+    )
     assert np.isfinite(plain(out)).all() and np.isfinite(plain(lse)).all()
 
 
@@ -267,6 +330,7 @@ def test_install(monkeypatch):
         fathom.compat.install()
         import flash_mla as found
         from flash_mla import flash_mla_with_kvcache, get_mla_metadata
+
         assert found is flash_mla and flash_mla_with_kvcache is flash_mla.flash_mla_with_kvcache
         meta, none = get_mla_metadata()
         assert isinstance(meta, found.FlashMLASchedMeta) and none is None

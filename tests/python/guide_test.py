@@ -1,4 +1,5 @@
 """docs/guide/python.md: its blocks run, in order, as they stand."""
+
 import os
 import pathlib
 import re
@@ -21,7 +22,7 @@ def test_the_guide_runs_as_it_stands(monkeypatch):
     names = {"__name__": "guide"}
     try:
         for block in blocks:
-            line = page[:page.index(block)].count("\n")
+            line = page[: page.index(block)].count("\n")
             exec(compile("\n" * line + block, os.fspath(ROOT / "docs/guide/python.md"), "exec"), names)
     finally:
         for name in ("flash_mla", "flash_mla.flash_mla_interface"):

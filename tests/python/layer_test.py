@@ -1,4 +1,5 @@
 """fathom.Attention and fathom.Cache against the golden vectors, fathom.reference and themselves."""
+
 import json
 
 import pytest
@@ -22,7 +23,7 @@ def run(attention, cache, sequence, x, chunks):
     out, first = [], 0
     for count in chunks:
         with cache.step([sequence], [count]) as step:
-            out.append(attention(x[first:first + count], step))
+            out.append(attention(x[first : first + count], step))
         first += count
     return np.concatenate(out)
 
@@ -30,12 +31,25 @@ def run(attention, cache, sequence, x, chunks):
 @pytest.fixture
 def csa(golden):
     attention = fathom.Attention(golden / "tiny", layer=1, numerics="exact", max_tokens=600, max_positions=1024)
-    return attention, fathom.Cache(attention, sequences=4, tokens=600, rollback_tokens=8), values(golden, "tiny", "exact", 1, "hidden")
+    return (
+        attention,
+        fathom.Cache(attention, sequences=4, tokens=600, rollback_tokens=8),
+        values(golden, "tiny", "exact", 1, "hidden"),
+    )
 
 
-@pytest.mark.parametrize("model, numerics, layer, bound", [
-    ("tiny", "exact", 0, 1e-5), ("tiny", "exact", 1, 1e-5), ("tiny", "exact", 2, 1e-5), ("tiny", "served", 0, 8e-3),
-    ("tiny", "served", 2, 8e-3), ("tiny_fp8", "served", 0, 8e-3), ("tiny_fp8", "served", 1, 8e-3)])
+@pytest.mark.parametrize(
+    "model, numerics, layer, bound",
+    [
+        ("tiny", "exact", 0, 1e-5),
+        ("tiny", "exact", 1, 1e-5),
+        ("tiny", "exact", 2, 1e-5),
+        ("tiny", "served", 0, 8e-3),
+        ("tiny", "served", 2, 8e-3),
+        ("tiny_fp8", "served", 0, 8e-3),
+        ("tiny_fp8", "served", 1, 8e-3),
+    ],
+)
 def test_prefill_and_decode_give_the_golden_output(golden, model, numerics, layer, bound):
     attention = fathom.Attention(golden / model, layer=layer, numerics=numerics, max_tokens=600, max_positions=1024)
     x = values(golden, model, numerics, layer, "hidden")
@@ -190,7 +204,10 @@ def test_wrong_calls(csa, golden):
 
 
 def test_layers_of_a_kind_share_a_cache(golden):
-    layers = [fathom.Attention(golden / "tiny", layer=1, numerics="exact", max_tokens=300, max_positions=512) for _ in range(2)]
+    layers = [
+        fathom.Attention(golden / "tiny", layer=1, numerics="exact", max_tokens=300, max_positions=512)
+        for _ in range(2)
+    ]
     cache = fathom.Cache(layers, 1, 300)
     x = values(golden, "tiny", "exact", 1, "hidden")[:150]
     with cache.step([cache.add()], [150]) as step:

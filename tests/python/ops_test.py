@@ -1,4 +1,5 @@
 """Plans, calls and the op functions, on NumPy arrays; and the small functions around them."""
+
 import json
 import pathlib
 import subprocess
@@ -23,8 +24,13 @@ def selection():
 def attend_arrays(rng, tokens=3, heads=4, width=20):
     pages = fathom.quantize_kv(rng.standard_normal((4, 16, 512), dtype=np.float32))
     raw = np.lib.stride_tricks.as_strided(pages, (4, 16 * 584), (pages.strides[0], 1))
-    return dict(q=rng.standard_normal((tokens, heads, 512)).astype(ml_dtypes.bfloat16), window_cache=raw,
-                window_indices=rng.integers(-1, 64, (tokens, width), dtype=np.int32), window_rows="list", window_page_size=16), pages
+    return dict(
+        q=rng.standard_normal((tokens, heads, 512)).astype(ml_dtypes.bfloat16),
+        window_cache=raw,
+        window_indices=rng.integers(-1, 64, (tokens, width), dtype=np.int32),
+        window_rows="list",
+        window_page_size=16,
+    ), pages
 
 
 def test_every_op_has_a_function_with_its_documentation():
@@ -60,14 +66,20 @@ def test_a_plan_runs(selection):
     assert picks.tolist() == [[0, 3], [0, 2]]
 
 
-@pytest.mark.parametrize("bend, error, sentence", [
-    (lambda a: a.update(scores=a["scores"][:, :3]), ValueError, r"scores has shape \[2, 3\]"),
-    (lambda a: a.update(scores=a["scores"].astype(np.float64)), ValueError, "float64"),
-    (lambda a: a.update(scores=a["scores"].astype(np.int32)), ValueError, "i32"),
-    (lambda a: a.pop("scores"), ValueError, "scores"), (lambda a: a.update(score=a["scores"]), TypeError, "no argument score"),
-    (lambda a: a.update(scores="text"), TypeError, "no array"), (lambda a: a.update(topk_entries=bytes(16)), ValueError, "read-only"),
-    (lambda a: a.update(scores=a["scores"].astype(">f4")), ValueError, "big-endian"),
-    (lambda a: a.update(scores=a["scores"].ravel().tobytes()), ValueError, "u8")])
+@pytest.mark.parametrize(
+    "bend, error, sentence",
+    [
+        (lambda a: a.update(scores=a["scores"][:, :3]), ValueError, r"scores has shape \[2, 3\]"),
+        (lambda a: a.update(scores=a["scores"].astype(np.float64)), ValueError, "float64"),
+        (lambda a: a.update(scores=a["scores"].astype(np.int32)), ValueError, "i32"),
+        (lambda a: a.pop("scores"), ValueError, "scores"),
+        (lambda a: a.update(score=a["scores"]), TypeError, "no argument score"),
+        (lambda a: a.update(scores="text"), TypeError, "no array"),
+        (lambda a: a.update(topk_entries=bytes(16)), ValueError, "read-only"),
+        (lambda a: a.update(scores=a["scores"].astype(">f4")), ValueError, "big-endian"),
+        (lambda a: a.update(scores=a["scores"].ravel().tobytes()), ValueError, "u8"),
+    ],
+)
 def test_wrong_arguments_are_errors_and_nothing_is_written(selection, bend, error, sentence):
     plan, scores, picks = selection
     arrays = dict(scores=scores, topk_entries=picks)
@@ -81,10 +93,12 @@ def test_wrong_arguments_are_errors_and_nothing_is_written(selection, bend, erro
 
 def test_wrong_plans_are_errors():
     for op, fields, error, sentence in [
-            ("attention", {}, ValueError, "attention"), ("attend", dict(heads=4), ValueError, "heads"),
-            ("attend", dict(num_heads=4, head_dim=100), ValueError, "value_dim is 512"),
-            ("attend", dict(num_heads=4, force="cuda:sm17"), NotImplementedError, "cuda:sm17"),
-            ("select_topk", dict(topk=0), ValueError, "topk")]:
+        ("attention", {}, ValueError, "attention"),
+        ("attend", dict(heads=4), ValueError, "heads"),
+        ("attend", dict(num_heads=4, head_dim=100), ValueError, "value_dim is 512"),
+        ("attend", dict(num_heads=4, force="cuda:sm17"), NotImplementedError, "cuda:sm17"),
+        ("select_topk", dict(topk=0), ValueError, "topk"),
+    ]:
         with pytest.raises(error, match=sentence):
             fathom.plan(op, **fields)
     with pytest.raises(NotImplementedError, match="tpu"):
@@ -94,10 +108,14 @@ def test_wrong_plans_are_errors():
 def test_supported_says_which_or_why_not():
     assert fathom.supported("attend", num_heads=64) == (True, fathom.plan("attend", num_heads=64).implementation)
     assert fathom.supported("attend", num_heads=64, force="reference") == (True, "reference")
-    for op, fields, why in [("attend", dict(num_heads=64, head_dim=100), "value_dim"), ("attend", dict(heads=1), "heads"),
-                            ("flash", {}, "no op"), ("attend", dict(num_heads=64, device="tpu"), "tpu"),
-                            ("attend", dict(num_heads=64, force="cuda:sm17"), "cuda:sm17"),
-                            ("attend", dict(num_heads=64, window_format="kv_e4m3_f32"), "576")]:
+    for op, fields, why in [
+        ("attend", dict(num_heads=64, head_dim=100), "value_dim"),
+        ("attend", dict(heads=1), "heads"),
+        ("flash", {}, "no op"),
+        ("attend", dict(num_heads=64, device="tpu"), "tpu"),
+        ("attend", dict(num_heads=64, force="cuda:sm17"), "cuda:sm17"),
+        ("attend", dict(num_heads=64, window_format="kv_e4m3_f32"), "576"),
+    ]:
         answer, reason = fathom.supported(op, **fields)
         assert answer is False and why in reason
 
@@ -110,8 +128,12 @@ def test_attend_infers_its_problem_and_makes_its_outputs():
     rows = fathom.dequantize_kv(pages).reshape(-1, 512)
     for t in range(3):
         picked = arrays["window_indices"][t]
-        want, want_lse = ref.attend(arrays["q"][t:t + 1].astype(np.float64), rows[picked[picked >= 0]].astype(np.float64),
-                                    np.ones((1, (picked >= 0).sum()), bool), None)
+        want, want_lse = ref.attend(
+            arrays["q"][t : t + 1].astype(np.float64),
+            rows[picked[picked >= 0]].astype(np.float64),
+            np.ones((1, (picked >= 0).sum()), bool),
+            None,
+        )
         np.testing.assert_allclose(out[t].astype(float), want[0], rtol=2e-2, atol=2e-2)
         np.testing.assert_allclose(lse[t], want_lse[0], rtol=1e-5)
     assert fathom.attend(**arrays).tobytes() == out.tobytes()
@@ -123,6 +145,7 @@ def test_attend_infers_its_problem_and_makes_its_outputs():
 
 def test_plans_are_kept_by_capacity():
     from fathom import _ops
+
     assert [_ops.capacity(count) for count in (0, 1, 2, 3, 4, 5, 1000)] == [1, 1, 2, 4, 4, 8, 1024]
     rng = np.random.default_rng(6)
     _ops.cached_plan.cache_clear()
@@ -165,10 +188,20 @@ def test_views():
     assert fathom.view(np.zeros((2, 3), np.int8), "u8").shape == (2, 3)
     assert fathom.view(bytearray(24), "f32", (2, 3)).strides == (3, 1)
     assert fathom.view(memoryview(whole)).shape == (4, 6)
-    for kind, name in [(ml_dtypes.bfloat16, "bf16"), (ml_dtypes.float8_e4m3fn, "e4m3"), (ml_dtypes.float8_e8m0fnu, "ue8m0")]:
+    for kind, name in [
+        (ml_dtypes.bfloat16, "bf16"),
+        (ml_dtypes.float8_e4m3fn, "e4m3"),
+        (ml_dtypes.float8_e8m0fnu, "ue8m0"),
+    ]:
         assert fathom.view(np.zeros(4, kind)).dtype == name
-    for array, dtype, shape in [(whole, "bf16", None), (bytearray(23), "f32", (2, 3)), (whole.astype(np.float64), None, None),
-                                (whole[:, ::2], None, (12,)), (np.zeros((1,) * 5, np.float32), None, None), (np.float32(1), None, None)]:
+    for array, dtype, shape in [
+        (whole, "bf16", None),
+        (bytearray(23), "f32", (2, 3)),
+        (whole.astype(np.float64), None, None),
+        (whole[:, ::2], None, (12,)),
+        (np.zeros((1,) * 5, np.float32), None, None),
+        (np.float32(1), None, None),
+    ]:
         with pytest.raises((ValueError, TypeError)):
             fathom.view(array, dtype, shape)
     frozen = np.zeros(3, np.float32)
@@ -177,7 +210,15 @@ def test_views():
 
 
 def test_views_become_arrays_of_the_same_memory():
-    for kind in (np.float32, np.int32, np.int64, np.uint8, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e8m0fnu):
+    for kind in (
+        np.float32,
+        np.int32,
+        np.int64,
+        np.uint8,
+        ml_dtypes.bfloat16,
+        ml_dtypes.float8_e4m3fn,
+        ml_dtypes.float8_e8m0fnu,
+    ):
         array = np.arange(1, 25).astype(kind).reshape(4, 6)[1:, ::2]
         seen = fathom.view(array).numpy()
         assert seen.dtype == array.dtype and (seen == array).all()
@@ -283,7 +324,9 @@ def test_quantize_kv_writes_the_rows_of_an_independent_packer(golden):
         np.testing.assert_array_equal(back.reshape(-1, 512), np.concatenate([nope, ref.round_bf16(rows[:, 448:])], 1))
 
 
-@pytest.mark.parametrize("layout, dim, width", [("v4_fp8", 512, 584), ("v32_fp8", 576, 656), ("bf16", 512, 1024), ("bf16", 576, 1152)])
+@pytest.mark.parametrize(
+    "layout, dim, width", [("v4_fp8", 512, 584), ("v32_fp8", 576, 656), ("bf16", 512, 1024), ("bf16", 576, 1152)]
+)
 def test_layouts_come_back(layout, dim, width):
     values = np.random.default_rng(3).standard_normal((3, 5, 1, dim)).astype(np.float32)
     pages = fathom.quantize_kv(values, layout)
@@ -361,7 +404,11 @@ try:
 except ImportError as problem:
     print(problem)
 """)
-    assert "/nowhere/libfathom.so" in out and out.splitlines()[-2:][0] == "False" and "FATHOM_LIBRARY" in out.splitlines()[-1]
+    assert (
+        "/nowhere/libfathom.so" in out
+        and out.splitlines()[-2:][0] == "False"
+        and "FATHOM_LIBRARY" in out.splitlines()[-1]
+    )
 
 
 def test_info_and_doctor(capsys):
@@ -374,7 +421,7 @@ def test_info_and_doctor(capsys):
 
 
 def test_call_overhead_is_printed(capsys):
-    """Microseconds of one attend on one absent row, prepared in three ways. Printed, not judged: no test looks at the clock."""
+    """Microseconds of one attend on one absent row, prepared in three ways. Printed, not judged."""
     q = np.zeros((1, 1, 512), ml_dtypes.bfloat16)
     out, indices, pages = np.ones_like(q), np.full((1, 1), -1, np.int32), np.zeros((1, 37440), np.uint8)
     plan = fathom.plan("attend", num_tokens=1, num_heads=1, window_rows="list", window_width=1, num_threads=1)

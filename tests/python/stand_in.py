@@ -1,8 +1,10 @@
 """A NumPy stand-in for the part of torch.Tensor that fathom.compat.flash_mla uses, where torch is not installed."""
+
 import types
 
 import ml_dtypes
 import numpy as np
+
 
 class _Named:
     """A dtype by its torch-like name."""
@@ -50,7 +52,7 @@ class Tensor:
     def new_empty(self, shape, dtype=None):
         poison = np.full(np.prod(shape, dtype=int) * 4, 0xFF, np.uint8)  # NaN: what is not written shows
         numpy_dtype = self.array.dtype if dtype is None else dtype.numpy
-        return Tensor(poison.view(numpy_dtype)[:np.prod(shape, dtype=int)].reshape(shape))
+        return Tensor(poison.view(numpy_dtype)[: np.prod(shape, dtype=int)].reshape(shape))
 
     def repeat_interleave(self, count):
         return Tensor(np.repeat(self.array, count))

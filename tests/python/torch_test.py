@@ -1,4 +1,5 @@
 """torch tensors in every place where arrays go. Skipped where torch is not installed."""
+
 import pytest
 
 np = pytest.importorskip("numpy")
@@ -14,8 +15,14 @@ def test_an_op_takes_and_makes_tensors():
 
 
 def test_dtypes_and_strides():
-    for dtype, name in [(torch.float32, "f32"), (torch.bfloat16, "bf16"), (torch.float8_e4m3fn, "e4m3"), (torch.int32, "i32"),
-                        (torch.int64, "i64"), (torch.uint8, "u8")]:
+    for dtype, name in [
+        (torch.float32, "f32"),
+        (torch.bfloat16, "bf16"),
+        (torch.float8_e4m3fn, "e4m3"),
+        (torch.int32, "i32"),
+        (torch.int64, "i64"),
+        (torch.uint8, "u8"),
+    ]:
         assert fathom.view(torch.empty(3, 4, dtype=dtype)).dtype == name
     assert fathom.view(torch.empty(4, 6)[::2, 1:3]).strides == (12, 1)
     assert fathom.view(torch.empty(2, 3, dtype=torch.int8), "u8").shape == (2, 3)
@@ -29,10 +36,19 @@ def test_attend_equals_itself_on_numpy():
     raw = pages.as_strided((4, 16 * 584), (pages.stride(0), 1))
     q = torch.randn(3, 5, 512, dtype=torch.bfloat16)
     slots = torch.randint(-1, 64, (3, 20), dtype=torch.int32)
-    out, lse = fathom.attend(q=q, window_cache=raw, window_indices=slots, window_rows="list", window_page_size=16, lse=True)
+    out, lse = fathom.attend(
+        q=q, window_cache=raw, window_indices=slots, window_rows="list", window_page_size=16, lse=True
+    )
     assert out.dtype == torch.bfloat16 and lse.dtype == torch.float32
-    again = fathom.attend(q=fathom.view(q.view(torch.int16).numpy(), "bf16"), window_cache=raw.numpy(), window_indices=slots.numpy(),
-                          window_rows="list", window_page_size=16, lse=True, out_dtype="f32")
+    again = fathom.attend(
+        q=fathom.view(q.view(torch.int16).numpy(), "bf16"),
+        window_cache=raw.numpy(),
+        window_indices=slots.numpy(),
+        window_rows="list",
+        window_page_size=16,
+        lse=True,
+        out_dtype="f32",
+    )
     np.testing.assert_allclose(out.float().numpy(), again[0], rtol=1e-2)
     np.testing.assert_array_equal(lse.numpy(), again[1])
 
@@ -42,7 +58,9 @@ def test_the_small_functions():
     values = torch.randn(3, 5, 512)
     pages = fathom.quantize_kv(values)
     assert pages.shape == (3, 5, 1, 584) and pages.dtype == torch.uint8
-    np.testing.assert_array_equal(fathom.dequantize_kv(pages).numpy(), fathom.dequantize_kv(fathom.quantize_kv(values.numpy())))
+    np.testing.assert_array_equal(
+        fathom.dequantize_kv(pages).numpy(), fathom.dequantize_kv(fathom.quantize_kv(values.numpy()))
+    )
     assert fathom.dequantize_kv(pages, dtype="bf16").dtype == torch.bfloat16
 
     out, lse = torch.ones(2, 3, 8), torch.zeros(2, 3)

@@ -1,4 +1,4 @@
-"""Fathom in the place of other libraries: fathom.compat.flash_mla, and install(), which puts it where `import flash_mla` looks."""
+"""Fathom in the place of other libraries: fathom.compat.flash_mla, and install() to put it there."""
 
 import importlib
 import sys
@@ -13,8 +13,10 @@ def install(replace=False):
     ours = importlib.import_module(".flash_mla", __name__)
     present = sys.modules.get("flash_mla")
     if present is not None and present is not ours and not replace:
-        raise RuntimeError("fathom.compat.install: flash_mla is already imported from "
-                           f"{getattr(present, '__file__', 'somewhere')}; install before it, or with replace=True")
+        raise RuntimeError(
+            "fathom.compat.install: flash_mla is already imported from "
+            f"{getattr(present, '__file__', 'somewhere')}; install before it, or with replace=True"
+        )
     for name in [name for name in sys.modules if name.startswith("flash_mla.")]:
         del sys.modules[name]
     sys.modules["flash_mla"] = sys.modules["flash_mla.flash_mla_interface"] = ours
