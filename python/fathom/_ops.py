@@ -191,7 +191,7 @@ class Plan:
     A plan owns one workspace, so runs of one plan wait for each other; threads that should not wait make their own.
     """
 
-    def __init__(self, op_name, problem, device="cpu", force="", num_threads=0):
+    def __init__(self, op_name, problem, device="cpu", force="", num_threads=0, stream=0):
         self.op = op(op_name)
         self.problem, self.device = problem, device
         self._owned = _library.Owned(
@@ -210,7 +210,7 @@ class Plan:
         self._block = _HostBlock(total) if device == "cpu" else _DeviceBlock(total, device)
         self._room = Workspace()
         call("fathom_workspace_carve", self._block.address, total, byref(self._size), byref(self._room))
-        call("fathom_workspace_init", self._pointer, byref(self._room), None)
+        call("fathom_workspace_init", self._pointer, byref(self._room), stream)
 
         self._count = len(self.op.args)
         self._args = (Tensor * self._count)()
@@ -296,8 +296,15 @@ def capacity(count):
 
 
 @functools.lru_cache(maxsize=64)
-def cached_plan(op_name, problem, device="cpu", force=""):
-    return Plan(op_name, problem, device, force)
+def cached_plan(op_name, problem, device="cpu", force="", stream=0):
+    """Plans of one problem differ by stream: what runs on two streams at once must not share a workspace."""
+    return Plan(op_name, problem, device, force, stream=stream)
+
+
+def current_stream(device):
+    """The stream that torch works on, as a number; 0 on the CPU and without torch."""
+    torch = sys.modules.get("torch")
+    return 0 if device == "cpu" or torch is None else torch.cuda.current_stream(device).cuda_stream
 
 
 def device_of(views):
@@ -306,7 +313,7 @@ def device_of(views):
     return "cpu" if first is None else f"cuda:{first.device_index}"
 
 
-def run_once(op_name, given, *, force="", stream=0):
+def run_once(op_name, given, *, force="", stream=None):
     """Plans by the shapes and types of the arrays, makes missing outputs, runs, returns what was written."""
     contract = op(op_name)
     arrays, fields, wanted = {}, {}, set()
@@ -340,7 +347,9 @@ def run_once(op_name, given, *, force="", stream=0):
     for name, value in fields.items():
         if name not in given and contract.fields.get(name, {}).get("kind") == "capacity":
             fields[name] = capacity(value)
-    cached_plan(op_name, problem_text(fields), device_of(views.values()), force)(stream=stream, **views)
+    device = device_of(views.values())
+    stream = current_stream(device) if stream is None else stream
+    cached_plan(op_name, problem_text(fields), device, force, stream)(stream=stream, **views)
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -350,7 +359,7 @@ def function_of(op_name):
     contract = op(op_name)
 
     def run(**arguments):
-        force, stream = arguments.pop("force", ""), arguments.pop("stream", 0)
+        force, stream = arguments.pop("force", ""), arguments.pop("stream", None)
         return run_once(op_name, arguments, force=force, stream=stream)
 
     run.__name__ = run.__qualname__ = op_name

@@ -420,6 +420,15 @@ def test_info_and_doctor(capsys):
     assert "libfathom " + fathom.__version__ in text and "numpy" in text
 
 
+def test_the_module_as_a_program(capsys):
+    from fathom.__main__ import main
+
+    assert main(["info"]) == 0 and json.loads(capsys.readouterr().out)["ops"] == list(fathom.ops())
+    assert main(["doctor"]) == 0 and "libfathom" in capsys.readouterr().out
+    for wrong in ([], ["bench"], ["info", "--all"]):
+        assert main(wrong) == 2 and "usage" in capsys.readouterr().err
+
+
 def test_call_overhead_is_printed(capsys):
     """Microseconds of one attend on one absent row, prepared in three ways. Printed, not judged."""
     q = np.zeros((1, 1, 512), ml_dtypes.bfloat16)

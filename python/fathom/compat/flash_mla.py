@@ -12,7 +12,7 @@ masked_fill_ and repeat_interleave. The module imports no torch.
 import dataclasses
 import sys
 
-from .._ops import cached_plan, capacity, device_of, problem_text
+from .._ops import cached_plan, capacity, current_stream, device_of, problem_text
 from .._rows import pages_view
 from .._views import View, dtype_name, view
 
@@ -69,7 +69,7 @@ def _set_of(prefix, cache, page_size, fmt, indices, lengths, tokens, fields, arr
     )
 
 
-def _run(q, value_dim, scale, fields, arrays, stream_of):
+def _run(q, value_dim, scale, fields, arrays):
     """attend on q [tokens, heads, dim] into arrays["out"]: (lse, max_logits), as FlashMLA reports empty rows."""
     tokens, heads, dim = q.shape
     lse = q.new_empty((tokens, heads), dtype=_float32(q))
@@ -80,10 +80,8 @@ def _run(q, value_dim, scale, fields, arrays, stream_of):
             num_tokens=capacity(tokens), num_heads=heads, head_dim=dim, value_dim=value_dim, softmax_scale=float(scale)
         )
         device = device_of(arrays.values())
-        stream = 0
-        if device != "cpu":
-            stream = sys.modules["torch"].cuda.current_stream(stream_of.device).cuda_stream
-        cached_plan("attend", problem_text(fields), device)(
+        stream = current_stream(device)
+        cached_plan("attend", problem_text(fields), device, stream=stream)(
             stream=stream, q=view(q), lse=view(lse), max_logits=view(max_logits), **arrays
         )
         lse.masked_fill_(lse == _NEVER, _INF)  # queries that see nothing
@@ -201,7 +199,7 @@ def flash_mla_with_kvcache(
         ("cuda" if merged.tensor.device else "cpu", merged.tensor.device_index),
     )
     scale = dim**-0.5 if softmax_scale is None else softmax_scale
-    lse, _ = _run(q.reshape(tokens, heads, dim), head_dim_v, scale, fields, arrays, q)
+    lse, _ = _run(q.reshape(tokens, heads, dim), head_dim_v, scale, fields, arrays)
     return out, lse.reshape(batch, queries, heads).transpose(1, 2)
 
 
@@ -238,5 +236,5 @@ def flash_mla_sparse_fwd(q, kv, indices, sm_scale, d_v=512, attn_sink=None, topk
     fields, arrays = {}, {"attn_sink": attn_sink, "out": q.new_empty((tokens, heads, d_v))}
     _set_of("window", pages, 1, "kv_bf16", indices, topk_length, tokens, fields, arrays)
     out = arrays["out"]
-    lse, max_logits = _run(q, d_v, sm_scale, fields, arrays, q)
+    lse, max_logits = _run(q, d_v, sm_scale, fields, arrays)
     return out, max_logits, lse
