@@ -30,3 +30,9 @@ if(TARGET fathom_program)
   # `fathom check` and `fathom bench` read them (harness/case_file.cpp).
   install(DIRECTORY cases DESTINATION ${CMAKE_INSTALL_DATADIR}/fathom FILES_MATCHING PATTERN "*.txt")
 endif()
+
+# The Python package carries the library beside its modules (python/fathom/_library.py looks there). A wheel holds no
+# symbolic links, so it is one file under the plain name.
+if(FATHOM_SHARED)
+  install(FILES $<TARGET_FILE:fathom> DESTINATION fathom RENAME libfathom.so COMPONENT python EXCLUDE_FROM_ALL)
+endif()

@@ -14,7 +14,7 @@ root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 most_seconds=900
 if [ $# -eq 0 ]; then
   set -- "$root"/scripts/check_tree.sh "$root"/scripts/check_includes.sh "$root"/scripts/check_docs.sh \
-    "$root"/scripts/check_package.sh "$root"/tests/run_script/*_test.sh
+    "$root"/scripts/check_package.sh "$root"/scripts/check_python.sh "$root"/tests/run_script/*_test.sh
 elif [ "$1" = - ]; then
   set --
 fi

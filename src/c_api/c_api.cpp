@@ -4,27 +4,28 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <charconv>
 #include <cstddef>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "c_api/op_json.h"
+#include "c_api/handover.h"
 #include "fathom/cache.h"
 #include "fathom/config.h"
 #include "fathom/core/plan.h"
 
 using fathom::CacheFormat;
 using fathom::Status;
+using fathom::c_api::copy_text;
+using fathom::c_api::is_null;
+using fathom::c_api::report;
+using fathom::c_api::reported;
+using fathom::c_api::to_view;
 using fathom::StatusCode;
 using fathom::TensorView;
-
-struct fathom_device {
-  fathom::Device device;
-};
-struct fathom_plan {
-  fathom::AnyPlan plan;
-};
 
 namespace {
 
@@ -70,39 +71,6 @@ static_assert(offsetof(fathom_buffer, bytes) == offsetof(fathom::Buffer, bytes))
 /// Most arguments an op can have through this interface; runs copy the views to the stack. A test holds the table to it.
 constexpr std::int32_t kMostArgs = 64;
 
-fathom_code report(const Status& from, fathom_status* to) noexcept {
-  const auto code = static_cast<fathom_code>(from.code());
-  if (to != nullptr) {
-    to->code = code;
-    std::memcpy(to->text, from.text(), std::strlen(from.text()) + 1);
-  }
-  return code;
-}
-
-Status is_null(const char* function, const char* argument) noexcept {
-  return Status::invalid("%s: %s is NULL", function, argument);
-}
-
-TensorView to_view(const fathom_tensor& tensor) noexcept { return std::bit_cast<TensorView>(tensor); }
-
-/// Hands `text` out through the buffer, capacity and size of the caller.
-Status copy_text(const char* function, std::string_view text, char* buffer, std::int64_t capacity,
-                 std::int64_t* size) noexcept {
-  const auto needed = static_cast<std::int64_t>(text.size()) + 1;
-  const bool asks_for_size = buffer == nullptr && capacity == 0 && size != nullptr;
-  if (!asks_for_size && buffer == nullptr) return is_null(function, "buffer");
-  if (!asks_for_size && capacity < needed) {
-    return Status::invalid("%s: buffer has %lld bytes, expected at least %lld", function, static_cast<long long>(capacity),
-                           static_cast<long long>(needed));
-  }
-  if (!asks_for_size) {
-    std::memcpy(buffer, text.data(), text.size());
-    buffer[text.size()] = '\0';
-  }
-  if (size != nullptr) *size = needed;
-  return {};
-}
-
 fathom::Result<fathom::RowLayout> layout_from(const char* function, const char* format, std::int32_t dim,
                                               std::int64_t page_size) noexcept {
   if (format == nullptr) return is_null(function, "format");
@@ -135,14 +103,25 @@ Status no_op(const char* function, const char* name) noexcept {
   return Status::invalid("%s: there is no op \"%.40s\"", function, name);
 }
 
+/// "cpu", "cuda" or "cuda:N".
+fathom::Result<fathom::Device> device_called(std::string_view name, std::int32_t num_threads) noexcept {
+  if (name == "cpu") return fathom::Device::cpu(num_threads);
+  int index = 0;
+  bool known = name == "cuda";
+  if (name.starts_with("cuda:")) {
+    const auto end = std::from_chars(name.data() + 5, name.data() + name.size(), index);
+    known = end.ec == std::errc() && end.ptr == name.data() + name.size();
+  }
+  if (known) return fathom::Device::cuda(index);
+  return Status::unsupported("fathom_device_create: name is \"%.*s\", expected \"cpu\", \"cuda\" or \"cuda:N\"",
+                             static_cast<int>(std::min<std::size_t>(name.size(), 40)), name.data());
+}
+
 Status device_create(const char* name, std::int32_t num_threads, fathom_device** device) {
   constexpr const char* kFunction = "fathom_device_create";
   if (name == nullptr) return is_null(kFunction, "name");
   if (device == nullptr) return is_null(kFunction, "device");
-  if (std::strcmp(name, "cpu") != 0) {
-    return Status::unsupported("%s: name is \"%.40s\", expected \"cpu\": this version has no other device", kFunction, name);
-  }
-  FATHOM_ASSIGN(fathom::Device made, fathom::Device::cpu(num_threads));
+  FATHOM_ASSIGN(fathom::Device made, device_called(name, num_threads));
   *device = new fathom_device{std::move(made)};
   return {};
 }
@@ -217,11 +196,6 @@ Status candidates_text(const char* name, const char* problem, const fathom_devic
   return {};
 }
 
-template <class Body>
-fathom_code reported(const char* function, fathom_status* status, Body&& body) noexcept {
-  return report(fathom::guarded(function, [&]() -> Status { return body(); }), status);
-}
-
 }  // namespace
 
 int32_t fathom_abi_version(void) { return FATHOM_C_ABI_VERSION; }
@@ -254,6 +228,15 @@ fathom_code fathom_device_create(const char* name, int32_t num_threads, fathom_d
   return reported("fathom_device_create", status, [&] { return device_create(name, num_threads, device); });
 }
 void fathom_device_destroy(fathom_device* device) { delete device; }
+fathom_code fathom_device_json(const fathom_device* device, char* buffer, int64_t capacity, int64_t* size,
+                               fathom_status* status) {
+  constexpr const char* kFunction = "fathom_device_json";
+  return reported(kFunction, status, [&] {
+    if (device == nullptr) return is_null(kFunction, "device");
+    return copy_text(kFunction, fathom::device_json(device->device), buffer, capacity, size);
+  });
+}
+int32_t fathom_cuda_count(void) { return fathom::Device::cuda_count(); }
 
 fathom_code fathom_plan_create(const char* op, const char* problem, const fathom_device* device, const char* force,
                                fathom_plan** plan, fathom_status* status) {

@@ -81,6 +81,20 @@ std::string op_json(const OpSpec& op) {
       .finish();
 }
 
+std::string device_json(const Device& device) {
+  const DeviceLimits& limits = device.limits();
+  return JsonObject()
+      .string("kind", device.kind() == DeviceKind::cpu ? "cpu" : "cuda")
+      .value("index", std::to_string(device.index()))
+      .value("num_threads", std::to_string(device.num_threads()))
+      .value("compute_capability", std::to_string(limits.compute_capability))
+      .value("num_multiprocessors", std::to_string(limits.num_multiprocessors))
+      .value("shared_bytes_per_block", std::to_string(limits.shared_bytes_per_block))
+      .value("l2_bytes", std::to_string(limits.l2_bytes))
+      .value("memory_bytes", std::to_string(limits.memory_bytes))
+      .finish();
+}
+
 std::string candidates_json(std::span<const Candidate> list) {
   return json_array(list, [](const Candidate& candidate) {
     return JsonObject().string("implementation", candidate.implementation).string("reason", candidate.reason).finish();

@@ -239,13 +239,28 @@ TEST(CApi, AllNullsWithoutAStatusAreErrorsToo) {
 TEST(CApi, DevicesAreRefusedByName) {
   fathom_device* device = nullptr;
   fathom_status status;
-  EXPECT_EQ(fathom_device_create("cuda:0", 0, &device, &status), FATHOM_UNSUPPORTED);
-  EXPECT_NE(std::strstr(status.text, "cuda:0"), nullptr) << status.text;
+  for (const char* name : {"gpu", "cuda:", "cuda:x", "cuda:0 ", "cuda0", "cpu:0"}) {
+    EXPECT_EQ(fathom_device_create(name, 0, &device, &status), FATHOM_UNSUPPORTED) << name;
+    EXPECT_NE(std::strstr(status.text, name), nullptr) << status.text;
+  }
+  for (const char* name : {"cuda:-1", "cuda:4096"}) EXPECT_NE(fathom_device_create(name, 0, &device, &status), FATHOM_OK) << name;
+  if (fathom_cuda_count() == 0) {
+    EXPECT_EQ(fathom_device_create("cuda", 0, &device, &status), FATHOM_UNSUPPORTED);
+  }
   EXPECT_EQ(fathom_device_create("", 0, &device, &status), FATHOM_UNSUPPORTED);
   for (const int32_t threads : {-1, INT32_MIN, INT32_MAX}) {
     EXPECT_EQ(fathom_device_create("cpu", threads, &device, &status), FATHOM_INVALID_ARGUMENT) << threads;
   }
   EXPECT_EQ(device, nullptr);
+}
+
+TEST(CApi, DevicesSayWhatTheyAre) {
+  DeviceOwner owner;
+  const std::string text =
+      text_of([&](char* buffer, int64_t capacity, int64_t* size) { return fathom_device_json(owner.device, buffer, capacity, size, nullptr); });
+  EXPECT_EQ(text.find("{\"kind\": \"cpu\", \"index\": 0, \"num_threads\": 2,"), 0u) << text;
+  EXPECT_EQ(fathom_device_json(nullptr, nullptr, 0, nullptr, nullptr), FATHOM_INVALID_ARGUMENT);
+  EXPECT_GE(fathom_cuda_count(), 0);
 }
 
 TEST(CApi, BadPlansNameWhatIsWrong) {

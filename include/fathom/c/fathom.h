@@ -34,7 +34,7 @@ extern "C" {
 #endif
 
 /* Grows when a struct or a function of this header changes; equal numbers fit together. */
-#define FATHOM_C_ABI_VERSION 1
+#define FATHOM_C_ABI_VERSION 2
 FATHOM_C_API int32_t fathom_abi_version(void);
 /* "0.1.0" */
 FATHOM_C_API const char* fathom_version(void);
@@ -96,11 +96,18 @@ FATHOM_C_API fathom_tensor fathom_tensor_packed(void* data, int32_t dtype, int32
 typedef struct fathom_device fathom_device;
 typedef struct fathom_plan fathom_plan;
 
-/* `name` is "cpu". num_threads = 0 takes every hardware thread this process may use. */
+/* `name` is "cpu", "cuda" or "cuda:N". num_threads = 0 takes every hardware thread this process may use; it counts on the
+ * CPU only. */
 FATHOM_C_API fathom_code fathom_device_create(const char* name, int32_t num_threads, fathom_device** device,
                                               fathom_status* status);
 /* NULL is allowed, here and in fathom_plan_destroy. */
 FATHOM_C_API void fathom_device_destroy(fathom_device* device);
+/* {"kind", "index", "num_threads", "compute_capability", "num_multiprocessors", "shared_bytes_per_block", "l2_bytes",
+ *  "memory_bytes"}; the last five are 0 on the CPU. */
+FATHOM_C_API fathom_code fathom_device_json(const fathom_device* device, char* buffer, int64_t capacity, int64_t* size,
+                                            fathom_status* status);
+/* GPUs that fathom_device_create would take. */
+FATHOM_C_API int32_t fathom_cuda_count(void);
 
 /* Plans `op` for one line of problem text ("num_tokens=3 num_heads=64"). `force` names the implementation to take
  * ("reference", "cpu"); NULL or "" takes the first that fits. */
@@ -196,6 +203,107 @@ FATHOM_C_API fathom_code fathom_cache_write(const char* format, int32_t dim, int
                                             const fathom_tensor* slots, const fathom_tensor* values, fathom_status* status);
 FATHOM_C_API fathom_code fathom_cache_read(const char* format, int32_t dim, int64_t page_size, const fathom_tensor* pages,
                                            const fathom_tensor* slots, const fathom_tensor* values, fathom_status* status);
+
+/* ---- Models and checkpoints -------------------------------------------------------------------------------------
+ * What follows fills in the arguments of the op "layer": `args` is an array of all of them (`count` of fathom_op_json),
+ * zeroed by the caller, of which each call sets its own. A whole layer is then
+ *   fathom_config_read, fathom_checkpoint_open, fathom_weights_load, fathom_weights_problem, fathom_plan_create("layer"),
+ *   fathom_pool_create, fathom_weights_place, fathom_pool_place_caches; every step: fathom_pool_begin_step, fathom_run,
+ *   fathom_pool_commit. The caller sets x, rope_table and out. */
+
+typedef struct fathom_config fathom_config;
+typedef struct fathom_checkpoint fathom_checkpoint;
+typedef struct fathom_weights fathom_weights;
+
+/* A model's config.json, native or Hugging Face form: from a file, from its text, or "v4-flash" or "v4-pro". */
+FATHOM_C_API fathom_code fathom_config_read(const char* path, fathom_config** config, fathom_status* status);
+FATHOM_C_API fathom_code fathom_config_parse(const char* json, fathom_config** config, fathom_status* status);
+FATHOM_C_API fathom_code fathom_config_preset(const char* name, fathom_config** config, fathom_status* status);
+FATHOM_C_API void fathom_config_destroy(fathom_config* config);
+/* Attention layers, those of MTP last; 0 for NULL. */
+FATHOM_C_API int32_t fathom_config_num_layers(const fathom_config* config);
+/* The problem text of one layer in the formats that `numerics` ("exact" or "served") implies; weights are taken as bf16. */
+FATHOM_C_API fathom_code fathom_config_layer_problem(const fathom_config* config, int32_t layer, const char* numerics,
+                                                     char* buffer, int64_t capacity, int64_t* size, fathom_status* status);
+/* The layer's rotation, for fathom_rope_table. */
+FATHOM_C_API fathom_code fathom_config_layer_rope(const fathom_config* config, int32_t layer, fathom_rope* rope,
+                                                  fathom_status* status);
+
+/* A safetensors file or a folder of them. Headers are checked here, tensors read when asked for. */
+FATHOM_C_API fathom_code fathom_checkpoint_open(const char* path, fathom_checkpoint** checkpoint, fathom_status* status);
+FATHOM_C_API void fathom_checkpoint_destroy(fathom_checkpoint* checkpoint);
+FATHOM_C_API int64_t fathom_checkpoint_num_tensors(const fathom_checkpoint* checkpoint);
+/* Names in order; NULL outside [0, num_tensors). They live as long as the checkpoint. */
+FATHOM_C_API const char* fathom_checkpoint_name(const fathom_checkpoint* checkpoint, int64_t index);
+/* A tensor as a view into memory that lives as long as the checkpoint. */
+FATHOM_C_API fathom_code fathom_checkpoint_tensor(const fathom_checkpoint* checkpoint, const char* name,
+                                                  fathom_tensor* tensor, fathom_status* status);
+
+/* Loads one layer's weights, or the part of them that rank `rank` of `world` has. They outlive checkpoint and config. */
+FATHOM_C_API fathom_code fathom_weights_load(const fathom_checkpoint* checkpoint, const fathom_config* config, int32_t layer,
+                                             int32_t rank, int32_t world, fathom_weights** weights, fathom_status* status);
+FATHOM_C_API void fathom_weights_destroy(fathom_weights* weights);
+/* As fathom_config_layer_problem, in the sizes and dtypes of the loaded weights. */
+FATHOM_C_API fathom_code fathom_weights_problem(const fathom_weights* weights, const char* numerics, char* buffer,
+                                                int64_t capacity, int64_t* size, fathom_status* status);
+FATHOM_C_API fathom_code fathom_weights_place(const fathom_weights* weights, fathom_tensor* args, int32_t count,
+                                              fathom_status* status);
+
+/* ---- Page pools ------------------------------------------------------------------------------------------------- */
+
+/* Pages, block tables and the bookkeeping of steps for layers of one kind. Not thread-safe. A call does all it says, or
+ * returns an error and changes nothing. Meanings are those of fathom::PagePool (fathom/pool.h, docs/guide/caches.md). */
+typedef struct fathom_pool fathom_pool;
+
+typedef struct fathom_pool_options {
+  int32_t num_layers; /* layers of this kind; they share page numbers, each has its own bytes */
+  int32_t rollback_tokens;
+  int64_t window_pages; /* pages of each cache; 0 for those the layer kind does not have */
+  int64_t entries_pages;
+  int64_t index_pages;
+  int64_t state_pages;
+  int64_t index_state_pages;
+  uint64_t page_order_seed; /* 0: pages are handed out in order */
+  void* stream;             /* CUDA: what the pool does on the device is ordered on it */
+} fathom_pool_options;
+
+/* Pages for `sequences` sequences of `tokens` tokens each; `problem` is a problem text of the op "layer". */
+FATHOM_C_API fathom_code fathom_pool_options_for(const char* problem, int64_t sequences, int64_t tokens,
+                                                 int32_t rollback_tokens, fathom_pool_options* options,
+                                                 fathom_status* status);
+FATHOM_C_API fathom_code fathom_pool_create(const char* problem, const fathom_pool_options* options,
+                                            const fathom_device* device, fathom_pool** pool, fathom_status* status);
+FATHOM_C_API void fathom_pool_destroy(fathom_pool* pool);
+
+FATHOM_C_API fathom_code fathom_pool_add_sequence(fathom_pool* pool, int32_t* sequence, fathom_status* status);
+FATHOM_C_API fathom_code fathom_pool_remove_sequence(fathom_pool* pool, int32_t sequence, fathom_status* status);
+FATHOM_C_API fathom_code fathom_pool_length(const fathom_pool* pool, int32_t sequence, int64_t* tokens,
+                                            fathom_status* status);
+/* `cache` is 0 window, 1 entries, 2 index keys, 3 state, 4 index state; -1 for NULL and for others. */
+FATHOM_C_API int64_t fathom_pool_num_free_pages(const fathom_pool* pool, int32_t cache);
+/* Page ids of a sequence, through `buffer`, its `capacity` and `size` in numbers, as texts are written. */
+FATHOM_C_API fathom_code fathom_pool_block_table(const fathom_pool* pool, int32_t sequence, int32_t cache, int32_t* buffer,
+                                                 int64_t capacity, int64_t* size, fathom_status* status);
+
+/* Makes room for `counts[i]` further tokens of `sequences[i]` and sets the step's arguments, valid until the next call. */
+FATHOM_C_API fathom_code fathom_pool_begin_step(fathom_pool* pool, const int32_t* sequences, const int64_t* counts,
+                                                int32_t num_sequences, fathom_tensor* args, int32_t count,
+                                                fathom_status* status);
+FATHOM_C_API fathom_code fathom_pool_commit(fathom_pool* pool, fathom_status* status);
+/* Forgets a step that was begun and not committed. NULL is allowed. */
+FATHOM_C_API void fathom_pool_abandon(fathom_pool* pool);
+FATHOM_C_API fathom_code fathom_pool_place_caches(const fathom_pool* pool, int32_t layer, fathom_tensor* args,
+                                                  int32_t count, fathom_status* status);
+
+FATHOM_C_API fathom_code fathom_pool_roll_back(fathom_pool* pool, int32_t sequence, int64_t tokens, fathom_status* status);
+/* A new sequence that shares the first `tokens` tokens. */
+FATHOM_C_API fathom_code fathom_pool_fork(fathom_pool* pool, int32_t sequence, int64_t tokens, int32_t* forked,
+                                          fathom_status* status);
+/* All that later steps of a sequence need, as bytes: through `buffer`, `capacity` and `size` in bytes, as texts are. */
+FATHOM_C_API fathom_code fathom_pool_snapshot(const fathom_pool* pool, int32_t sequence, void* buffer, int64_t capacity,
+                                              int64_t* size, fathom_status* status);
+FATHOM_C_API fathom_code fathom_pool_restore(fathom_pool* pool, const void* bytes, int64_t size, int32_t* sequence,
+                                             fathom_status* status);
 
 #ifdef __cplusplus
 }
