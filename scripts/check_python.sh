@@ -4,7 +4,7 @@
 # FATHOM_PYTHON names the interpreter of the suite (default python3); FATHOM_TEST_WHEEL=1 builds and installs the wheel.
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
-build=${1:-$root/build/cpu}
+build=${1:-${FATHOM_BUILD:-$root/build/cpu}}
 python=${FATHOM_PYTHON:-python3}
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
