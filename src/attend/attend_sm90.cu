@@ -92,13 +92,17 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
       barrier::init(&shared.tile_full[i], 2 * kGroup);
       barrier::init(&shared.tile_empty[i], 2 * kGroup / 32);
     }
+    for (int i = 0; i < 2; ++i) {
+      barrier::init(&shared.weights_full[i], kGroup);
+      barrier::init(&shared.weights_empty[i], 2 * kGroup / 32);
+    }
     barrier::publish_to_tensor_cores();
   }
   const Rows rows(launch, t);
-  const int tiles = (rows.count() + 2 * kTileRows - 1) / (2 * kTileRows);  // in pairs
+  const int tiles = (rows.count() + kTileRows - 1) / kTileRows;
   const int begin = static_cast<int>(std::int64_t{tiles} * blockIdx.y / launch.splits);
   const int end = static_cast<int>(std::int64_t{tiles} * (blockIdx.y + 1) / launch.splits);
-  const Range range{begin * 2 * kTileRows, min(end * 2 * kTileRows, rows.count()), 2 * (end - begin)};
+  const Range range{begin * kTileRows, min(end * kTileRows, rows.count()), end - begin};
   __syncthreads();
   if (role >= 2) {
     barrier::give_registers<56>();

@@ -3,8 +3,8 @@
 //   feed 0, 1   each brings 16 of a tile's 32 rows: looks them up, copies them raw, 584 bytes each, into a ring (cp.async,
 //               some 50 KB under way), and turns them into bf16 rows of the tile, swizzled for the tensor cores. A thread
 //               dequantises what it copied itself, so the ring needs no barrier.
-//   math 0, 1   of a pair of tiles each multiplies q with its own (64 x 32 logits); they agree on the largest logit, write
-//               their weights side by side, and each adds both tiles' values to its half of the elements (64 x 256 sums)
+//   math 0, 1   take tiles in turns: the owner multiplies q with the tile (64 x 32 logits) and writes its weights, while the
+//               tensor cores are busy for the other; both add every tile's values to their half of the elements (64 x 256 sums)
 //
 // A tile is read twice, as keys along its rows and as values across them, from the same bytes (device/wgmma.cuh). Feeders and
 // math groups meet at mbarriers: a tile is full, or empty again.
@@ -39,13 +39,13 @@ constexpr float kSlack = 8;                       ///< as attend_sm80_kernel.cuh
 struct alignas(1024) Shared {
   std::uint8_t q[kSlabs * kQuerySlabBytes];
   std::uint8_t tiles[kTiles][kSlabs * kTileSlabBytes];
-  std::uint8_t weights[kHeads * wgmma::kSlabRowBytes];  ///< of both tiles: 64 columns
+  std::uint8_t weights[kHeads * wgmma::kSlabRowBytes];  ///< 32 columns of each math group's tile
   std::uint8_t raw[2][kAhead][kFeedRows * kRowBytes];   ///< by feed group
   std::uint8_t scales[2][kAhead][kFeedRows * kScaleBytes];
   alignas(8) std::uint8_t present[kTiles][kTileRows / 4];          ///< a bit for each of the four rows of a feeding warp
-  float largest[2][kHeads];                             ///< of each math group's tile
-  float totals[2][kHeads];
-  std::uint64_t tile_full[kTiles], tile_empty[kTiles];
+  float base[2][kHeads], factor[2][kHeads];             ///< after each math group's last tile: what weights are relative to, how sums change
+  float totals[2][kHeads], largest[2][kHeads];
+  std::uint64_t tile_full[kTiles], tile_empty[kTiles], weights_full[2], weights_empty[2];
   int is_last;
 };
 
@@ -62,7 +62,7 @@ struct Ring {
   }
 };
 
-/// The tiles of this block: an even number, so that both math groups always have one. Rows past the end are absent.
+/// The tiles of this block. Rows past the end are absent.
 struct Range {
   int first_row, end_row, tiles;
 };
@@ -263,94 +263,164 @@ __device__ __forceinline__ std::uint32_t present_rows(const Shared& shared, int 
   return pack(fours.x) | pack(fours.y) << 16;
 }
 
-/// Runs the pairs of tiles. `group` is 0 or 1; sums are of elements 256 * group and on.
-__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, const Range& range, int group, HeadPair& heads,
-                                             float (&out)[2][64]) {
-  const int thread = threadIdx.x % kGroup, warp = thread / 32, lane = thread % 32, g = lane / 4, quad = lane % 4;
-  const int head = warp * 16 + g;  // and head + 8
-  const float scale_log2 = launch.problem.softmax_scale * kLog2e;
-  const std::uint64_t q = wgmma::descriptor(shared.q, 16, 1024), weights = wgmma::descriptor(shared.weights, 16, 1024);
-  Ring<kTiles> first, second;  // the tiles of the pair
-  second.next();
-  for (int tile = 0; tile < range.tiles; tile += 2) {
-    const Ring<kTiles> mine = group == 0 ? first : second, other = group == 0 ? second : first;
-    barrier::wait(&shared.tile_full[mine.slot], mine.parity);
-    float s[16];
-    const std::uint64_t keys = wgmma::descriptor(shared.tiles[mine.slot], 16, 1024);
-    wgmma::fence();
+__device__ __forceinline__ void rescale(float (&out)[2][64], const float (&factor)[2]) {
+  if (!__any_sync(kAllLanes, factor[0] != 1.f || factor[1] != 1.f)) return;
 #pragma unroll
-    for (int k = 0; k < kDim / 16; ++k) {
-      wgmma::add_64x32x16<0>(s, q + (k / 4 * kQuerySlabBytes + k % 4 * 32) / 16, keys + (k / 4 * kTileSlabBytes + k % 4 * 32) / 16, k > 0);
-    }
-    wgmma::commit();
-    wgmma::wait<0>();
-    wgmma::hold(s);
-    const std::uint32_t present = present_rows(shared, mine.slot) >> (2 * quad);
+  for (int i = 0; i < 128; ++i) out[i / 64][i % 64] *= factor[i / 2 % 2];
+}
 
-    float now[2] = {-kInfinity, -kInfinity};
+/// Starts out += weights x values of a tile, for the group's half of the elements. `owner` is the group whose weights they are.
+__device__ __forceinline__ void start_values(const Shared& shared, int tile_slot, int owner, int group, float (&out)[2][64]) {
+  const std::uint64_t weights = wgmma::descriptor(shared.weights, 16, 1024) + owner * 64 / 16;
+  const std::uint64_t values = wgmma::descriptor(shared.tiles[tile_slot], kTileSlabBytes, 1024) + group * 4 * kTileSlabBytes / 16;
+  wgmma::fence();
+#pragma unroll
+  for (int k = 0; k < kTileRows / 16; ++k) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      wgmma::add_64x128x16<1>(out[half], weights + k * 32 / 16, values + (half * 2 * kTileSlabBytes + k * 16 * wgmma::kSlabRowBytes) / 16, 1);
+    }
+  }
+  wgmma::commit();
+}
+
+/// A tile and its weights have been used by this warp.
+__device__ __forceinline__ void release(Shared& shared, int tile_slot, int owner) {
+  if (threadIdx.x % 32 != 0) return;
+  barrier::arrive(&shared.tile_empty[tile_slot]);
+  barrier::arrive(&shared.weights_empty[owner]);
+}
+
+/// The other group's weights of `tile` are there: what they are relative to, and how sums so far have to change.
+__device__ __forceinline__ void meet_other(Shared& shared, int tile, int group, HeadPair& heads, float (&factor)[2]) {
+  const int thread = threadIdx.x % kGroup, head = thread / 32 * 16 + thread % 32 / 4, owner = group ^ 1;
+  barrier::wait(&shared.weights_full[owner], tile >> 1 & 1);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    factor[r] = shared.factor[owner][head + 8 * r];
+    heads.base[r] = shared.base[owner][head + 8 * r];
+    heads.total[r] *= factor[r];
+  }
+}
+
+/// Starts the logits of a tile: q times its rows.
+__device__ __forceinline__ void start_logits(const Shared& shared, int tile_slot, float (&s)[16]) {
+  const std::uint64_t q = wgmma::descriptor(shared.q, 16, 1024), keys = wgmma::descriptor(shared.tiles[tile_slot], 16, 1024);
+  wgmma::fence();
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    wgmma::add_64x32x16<0>(s, q + (k / 4 * kQuerySlabBytes + k % 4 * 32) / 16, keys + (k / 4 * kTileSlabBytes + k % 4 * 32) / 16, k > 0);
+  }
+  wgmma::commit();
+}
+
+/// Logits to weights, relative to a base that follows the largest logit only once that has left it by kSlack: weights up to
+/// 2^kSlack do no harm, and sums are rarely rescaled. `present` has a bit for each column, from this thread's first on.
+__device__ __forceinline__ void soften(Shared& shared, int group, std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads,
+                                       float (&factor)[2]) {
+  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
+  float now[2] = {-kInfinity, -kInfinity};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      s[4 * j + i] = (present >> (8 * j + (i & 1)) & 1) != 0 ? s[4 * j + i] * scale_log2 : -kInfinity;
+      now[i / 2] = fmaxf(now[i / 2], s[4 * j + i]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 1));
+    now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 2));
+    heads.most[r] = fmaxf(heads.most[r], now[r]);
+    factor[r] = 1.f;
+    if (now[r] > heads.base[r] + kSlack) {  // the first logits leave -inf
+      factor[r] = exp2f(heads.base[r] - now[r]);
+      heads.base[r] = now[r];
+    }
+    const float base = heads.base[r] == -kInfinity ? 0.f : heads.base[r];
+    float sum = 0;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        s[4 * j + i] = (present >> (8 * j + (i & 1)) & 1) != 0 ? s[4 * j + i] * scale_log2 : -kInfinity;
-        now[i / 2] = fmaxf(now[i / 2], s[4 * j + i]);
-      }
+      const float p0 = exp2f(s[4 * j + 2 * r] - base), p1 = exp2f(s[4 * j + 2 * r + 1] - base);
+      sum += p0 + p1;
+      *reinterpret_cast<std::uint32_t*>(shared.weights + wgmma::chunk_at(head + 8 * r, 4 * group + j) + 4 * quad) = mma::pack_bf16x2(p0, p1);
     }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 1));
-      now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 2));
-      if (quad == 0) shared.largest[group][head + 8 * r] = now[r];
+    heads.total[r] = heads.total[r] * factor[r] + sum;
+    if (quad == 0) {
+      shared.factor[group][head + 8 * r] = factor[r];
+      shared.base[group][head + 8 * r] = heads.base[r];
     }
-    barrier::sync<1, 2 * kGroup>();
-    float factor[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      now[r] = fmaxf(now[r], shared.largest[group ^ 1][head + 8 * r]);
-      heads.most[r] = fmaxf(heads.most[r], now[r]);
-      factor[r] = 1.f;
-      if (now[r] > heads.base[r] + kSlack) {  // the first logits leave -inf
-        factor[r] = exp2f(heads.base[r] - now[r]);
-        heads.base[r] = now[r];
-      }
-      const float base = heads.base[r] == -kInfinity ? 0.f : heads.base[r];
-      float sum = 0;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float p0 = exp2f(s[4 * j + 2 * r] - base), p1 = exp2f(s[4 * j + 2 * r + 1] - base);
-        sum += p0 + p1;
-        *reinterpret_cast<std::uint32_t*>(shared.weights + wgmma::chunk_at(head + 8 * r, 4 * group + j) + 4 * quad) = mma::pack_bf16x2(p0, p1);
-      }
-      heads.total[r] = heads.total[r] * factor[r] + sum;
-    }
+  }
+}
+
+/// Runs the tiles; `group` (0 or 1) owns every second one: it multiplies that with q and turns logits into weights, while the
+/// other group is busy with products. Both add every tile's values, each to its half of the elements.
+__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, const Range& range, int group, HeadPair& heads,
+                                             float (&out)[2][64]) {
+  const float scale_log2 = launch.problem.softmax_scale * kLog2e;
+  Ring<kTiles> mine, other;  // of tiles group, group + 2, ... and of the tiles between
+  const auto pass = [](Ring<kTiles>& ring) {
+    ring.next();
+    ring.next();
+  };
+  const auto weigh = [&](int tile, float (&s)[16], float (&factor)[2]) {
+    barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
+    soften(shared, group, present_rows(shared, mine.slot) >> (2 * (threadIdx.x % 4)), scale_log2, s, heads, factor);
     barrier::publish_to_tensor_cores();
-    if (__any_sync(kAllLanes, factor[0] != 1.f || factor[1] != 1.f)) {
-#pragma unroll
-      for (int i = 0; i < 128; ++i) out[i / 64][i % 64] *= factor[i / 2 % 2];
-    }
-    barrier::sync<2, 2 * kGroup>();
-    barrier::wait(&shared.tile_full[other.slot], other.parity);
-    wgmma::fence();
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const std::uint8_t* values = shared.tiles[k < 2 ? first.slot : second.slot] + group * 4 * kTileSlabBytes + k % 2 * 2048;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        wgmma::add_64x128x16<1>(out[half], weights + k * 32 / 16, wgmma::descriptor(values + half * 2 * kTileSlabBytes, kTileSlabBytes, 1024), 1);
-      }
-    }
-    wgmma::commit();
+    barrier::arrive(&shared.weights_full[group]);
+  };
+  const auto add_own = [&](int tile, const float (&factor)[2]) {
+    rescale(out, factor);
+    barrier::wait(&shared.weights_full[group], tile >> 1 & 1);
+    start_values(shared, mine.slot, group, group, out);
     wgmma::wait<0>();
     wgmma::hold(out[0]);
     wgmma::hold(out[1]);
-    if (lane == 0) {
-      barrier::arrive(&shared.tile_empty[first.slot]);
-      barrier::arrive(&shared.tile_empty[second.slot]);
+    release(shared, mine.slot, group);
+    pass(mine);
+  };
+  int tile = group;
+  if (group == 0) {  // the first tile has none before it
+    other.next();
+    if (tile < range.tiles) {
+      barrier::wait(&shared.tile_full[mine.slot], mine.parity);
+      float s[16], factor[2];
+      start_logits(shared, mine.slot, s);
+      wgmma::wait<0>();
+      wgmma::hold(s);
+      weigh(tile, s, factor);
+      add_own(tile, factor);
     }
-    first.next();
-    first.next();
-    second.next();
-    second.next();
+    tile += 2;
+  } else {
+    mine.next();
+  }
+  for (; tile < range.tiles; tile += 2) {
+    float s[16], factor[2], other_factor[2];
+    meet_other(shared, tile - 1, group, heads, other_factor);
+    rescale(out, other_factor);
+    barrier::wait(&shared.tile_full[mine.slot], mine.parity);
+    start_logits(shared, mine.slot, s);
+    start_values(shared, other.slot, group ^ 1, group, out);
+    wgmma::wait<1>();
+    wgmma::hold(s);
+    weigh(tile, s, factor);
+    wgmma::wait<0>();
+    wgmma::hold(out[0]);
+    wgmma::hold(out[1]);
+    release(shared, other.slot, group ^ 1);
+    pass(other);
+    add_own(tile, factor);
+  }
+  if (tile - 1 < range.tiles) {  // the last tile is the other group's
+    float factor[2];
+    meet_other(shared, tile - 1, group, heads, factor);
+    rescale(out, factor);
+    start_values(shared, other.slot, group ^ 1, group, out);
+    wgmma::wait<0>();
+    wgmma::hold(out[0]);
+    wgmma::hold(out[1]);
   }
 }
 
@@ -361,11 +431,17 @@ __device__ __forceinline__ void close_totals(Shared& shared, int group, HeadPair
   for (int r = 0; r < 2; ++r) {
     heads.total[r] += __shfl_xor_sync(kAllLanes, heads.total[r], 1);
     heads.total[r] += __shfl_xor_sync(kAllLanes, heads.total[r], 2);
-    if (thread % 4 == 0) shared.totals[group][head + 8 * r] = heads.total[r];
+    if (thread % 4 == 0) {
+      shared.totals[group][head + 8 * r] = heads.total[r];
+      shared.largest[group][head + 8 * r] = heads.most[r];
+    }
   }
   barrier::sync<1, 2 * kGroup>();
 #pragma unroll
-  for (int r = 0; r < 2; ++r) heads.total[r] = shared.totals[0][head + 8 * r] + shared.totals[1][head + 8 * r];
+  for (int r = 0; r < 2; ++r) {
+    heads.total[r] = shared.totals[0][head + 8 * r] + shared.totals[1][head + 8 * r];
+    heads.most[r] = fmaxf(shared.largest[0][head + 8 * r], shared.largest[1][head + 8 * r]);
+  }
 }
 
 }  // namespace fathom::attend_sm90_kernel
