@@ -36,10 +36,11 @@ struct Launch {
   AttendArgs args;
   PagedCacheView caches[2];
   SetPlace places[2];
-  int splits;
-  float* sums;     ///< [units, splits, heads, kDim]: unnormalised
-  float* states;   ///< [units, splits, 3, heads]: base, total weight, largest logit (base 2)
-  int* counters;   ///< [units]
+  int splits;      ///< blocks that share a query's rows
+  int parts;       ///< of them that leave their sums in memory: all, or one for each cluster
+  float* sums;     ///< [units, parts, heads, kDim]: unnormalised
+  float* states;   ///< [units, parts, 3, heads]: base, total weight, largest logit (base 2)
+  int* counters;   ///< [units, merging blocks]
 };
 
 /// Opens the caches of a launch.
@@ -63,6 +64,10 @@ inline bool is_addressable(const Launch& launch, std::uintptr_t bytes) noexcept 
     if (cache.page_stride > 0xffffffffll || (reinterpret_cast<std::uintptr_t>(cache.pages) | static_cast<std::uintptr_t>(cache.page_stride)) % bytes != 0) return false;
   }
   return true;
+}
+/// True if a page's bytes can be counted in 31 bits.
+inline bool has_short_pages(const Launch& launch) noexcept {
+  return launch.caches[0].page_stride <= 0x7fffffff && launch.caches[1].page_stride <= 0x7fffffff;
 }
 /// Rows of heads that are read and written 16 bytes at a time.
 inline bool has_aligned_rows(const TensorView& view) noexcept {
@@ -153,51 +158,68 @@ __device__ void store_result(const Launch& launch, std::int64_t t, int h, int fi
   }
 }
 
-/// Merges the parts of one query's heads, in the order of the splits, when all have arrived: warp `warp` of `warps` takes every
-/// warps-th head. Sums are multiplied by `unit_of_sums` on the way out.
-template <int kHeads>
-__device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_t t, int first_head, int warp, int warps,
-                            float unit_of_sums) {
-  const int lane = threadIdx.x % 32, splits = launch.splits;
-  const float* all = launch.states + unit * splits * 3 * kHeads;
-  for (int h = warp; h < kHeads && first_head + h < launch.problem.num_heads; h += warps) {
-    // A lane for each split's state.
-    const float* state = all + lane * 3 * kHeads + h;
-    const float mine = lane < splits ? __ldcg(state) : -kInfinity;
-    const float weight = lane < splits ? __ldcg(state + kHeads) : 0.f;
-    float most = lane < splits ? __ldcg(state + 2 * kHeads) : -kInfinity;
-    float base = mine;
+/// A split query's head: the states of its parts, a lane each, brought to one base.
+struct JoinedHead {
+  float base, most, total;
+  float factor;        ///< of the lane's part
+  unsigned used;       ///< a bit for each part that saw something; the others may have left nothing
+};
+__device__ __forceinline__ JoinedHead join_head(float base, float total, float most) {
+  JoinedHead head{base, most, 0.f, 0.f, 0u};
 #pragma unroll
-    for (int d = 16; d > 0; d /= 2) {
-      base = fmaxf(base, __shfl_xor_sync(kAllLanes, base, d));
-      most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, d));
-    }
-    // A part that saw nothing may have left nothing: its sums are not looked at.
-    const float factor = weight == 0.f ? 0.f : exp2f(mine - (base == -kInfinity ? 0.f : base));
-    const float total = warp_sum(factor * weight);
-    const unsigned used = __ballot_sync(kAllLanes, weight != 0.f);
-    float sums[4][4] = {};
-#pragma unroll 4
-    for (int s = 0; s < splits; ++s) {
-      const float f = __shfl_sync(kAllLanes, factor, s);
-      const auto* from = reinterpret_cast<const float4*>(launch.sums + ((unit * splits + s) * kHeads + h) * kDim) + lane;
+  for (int d = 16; d > 0; d /= 2) {
+    head.base = fmaxf(head.base, __shfl_xor_sync(kAllLanes, head.base, d));
+    head.most = fmaxf(head.most, __shfl_xor_sync(kAllLanes, head.most, d));
+  }
+  head.factor = total == 0.f ? 0.f : exp2f(base - (head.base == -kInfinity ? 0.f : head.base));
+  head.total = warp_sum(head.factor * total);
+  head.used = __ballot_sync(kAllLanes, total != 0.f);
+  return head;
+}
+/// sums += factor * a part's, for the 16 elements 4 * (lane + 32 i).. of a lane; `load` gives its float4 number i.
+template <class Load>
+__device__ __forceinline__ void add_part(const JoinedHead& head, int part, float (&sums)[4][4], Load&& load) {
+  const float factor = __shfl_sync(kAllLanes, head.factor, part);
+  const bool is_used = (head.used >> part & 1) != 0;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float4 v = __ldcg(from + 32 * i);
-        if ((used >> s & 1) == 0) v = float4{0.f, 0.f, 0.f, 0.f};
-        sums[i][0] = fmaf(f, v.x, sums[i][0]);
-        sums[i][1] = fmaf(f, v.y, sums[i][1]);
-        sums[i][2] = fmaf(f, v.z, sums[i][2]);
-        sums[i][3] = fmaf(f, v.w, sums[i][3]);
-      }
-    }
-    Finish finish = finish_head(launch, first_head + h, base, total);
-    finish.inverse *= unit_of_sums;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) store_result<4>(launch, t, first_head + h, (lane + 32 * i) * 4, sums[i], finish);
-    if (lane == 0) store_head_state(launch, t, first_head + h, base, total, most);
+  for (int i = 0; i < 4; ++i) {
+    float4 v = load(i);
+    if (!is_used) v = float4{0.f, 0.f, 0.f, 0.f};
+    sums[i][0] = fmaf(factor, v.x, sums[i][0]);
+    sums[i][1] = fmaf(factor, v.y, sums[i][1]);
+    sums[i][2] = fmaf(factor, v.z, sums[i][2]);
+    sums[i][3] = fmaf(factor, v.w, sums[i][3]);
   }
 }
+/// A warp's result of head h: sums are multiplied by `unit_of_sums` on the way out.
+__device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t t, int h, const JoinedHead& head, const float (&sums)[4][4],
+                                             float unit_of_sums) {
+  const int lane = threadIdx.x % 32;
+  Finish finish = finish_head(launch, h, head.base, head.total);
+  finish.inverse *= unit_of_sums;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) store_result<4>(launch, t, h, (lane + 32 * i) * 4, sums[i], finish);
+  if (lane == 0) store_head_state(launch, t, h, head.base, head.total, head.most);
+}
 
+/// Merges the parts of every `step`-th head of a unit from `first` on, in the parts' order, when all have arrived. For one warp.
+template <int kHeads>
+__device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_t t, int first_head, int first, int step, float unit_of_sums) {
+  const int lane = threadIdx.x % 32, parts = launch.parts;
+  const float* all = launch.states + unit * parts * 3 * kHeads;
+  for (int h = first; h < kHeads && first_head + h < launch.problem.num_heads; h += step) {
+    const float* state = all + lane * 3 * kHeads + h;
+    const bool has_part = lane < parts;
+    const JoinedHead head = join_head(has_part ? __ldcg(state) : -kInfinity, has_part ? __ldcg(state + kHeads) : 0.f,
+                                      has_part ? __ldcg(state + 2 * kHeads) : -kInfinity);
+    float sums[4][4] = {};
+#pragma unroll 4
+    for (int p = 0; p < parts; ++p) {
+      const auto* from = reinterpret_cast<const float4*>(launch.sums + ((unit * parts + p) * kHeads + h) * kDim) + lane;
+      add_part(head, p, sums, [&](int i) { return __ldcg(from + 32 * i); });
+    }
+    store_joined(launch, t, first_head + h, head, sums, unit_of_sums);
+  }
+}
 
 }  // namespace fathom::attend_rows

@@ -40,10 +40,26 @@ struct AttendSm80Policy : AttendSplits {
   bool operator==(const AttendSm80Policy&) const = default;
 };
 
-/// wgmma, sm_90: 64 heads a block, a block for each multiprocessor.
-struct AttendSm90Policy : AttendSplits {
-  static constexpr int kStepRows = 64;  ///< a pair of tiles
+/// wgmma, sm_90: 64 heads a block, a block for each multiprocessor. The blocks of a split query are clusters, which merge
+/// within themselves.
+struct AttendSm90Policy {
+  static constexpr int kHeads = 64, kTileRows = 32;
+  static constexpr int kMostCluster = 8;  ///< blocks; more are not portable
+  int num_multiprocessors = 1;
+  int most_splits = 1;
+
   bool operator==(const AttendSm90Policy&) const = default;
+
+  constexpr std::int64_t head_blocks(int num_heads) const noexcept { return (num_heads + kHeads - 1) / kHeads; }
+  /// Blocks that share the rows of each of `num_tokens` queries: a cluster, or several whole ones.
+  constexpr int splits(std::int64_t num_tokens, int num_heads) const noexcept {
+    const std::int64_t units = std::max<std::int64_t>(num_tokens * head_blocks(num_heads), 1);
+    const int splits = static_cast<int>(std::clamp<std::int64_t>(num_multiprocessors / units, 1, most_splits));
+    return splits <= kMostCluster ? splits : splits / kMostCluster * kMostCluster;
+  }
+  /// Most parts that clusters of any number of queries leave in memory, and most counters they meet at.
+  constexpr std::int64_t most_parts() const noexcept { return most_splits <= kMostCluster ? 0 : num_multiprocessors / kMostCluster; }
+  constexpr std::int64_t most_counters() const noexcept { return most_splits <= kMostCluster ? 0 : num_multiprocessors; }
 };
 
 /// Which of the two a Hopper takes. Measured on an H100 (docs/design/0013): with 64 heads mma.sync is quicker for one query
@@ -56,7 +72,7 @@ constexpr std::int64_t attend_steps(const AttendProblem& problem, int step) noex
                             std::int64_t{problem.entries_rows == RowsBy::none ? 0 : problem.entries_width};
   return (rows + step - 1) / step;
 }
-constexpr int kMostAttendSplits = 32;  ///< a lane for each in the merge
+constexpr int kMostAttendSplits = 32;  ///< parts in memory: a lane for each in the merge
 
 constexpr AttendSm80Policy attend_sm80_policy(const AttendProblem& problem, const DeviceLimits& limits) noexcept {
   constexpr int kLeastTilesOfSplit = 2;  // below it a split costs more in merging than it saves
@@ -71,11 +87,9 @@ constexpr AttendSm80Policy attend_sm80_policy(const AttendProblem& problem, cons
 }
 
 constexpr AttendSm90Policy attend_sm90_policy(const AttendProblem& problem, const DeviceLimits& limits) noexcept {
-  AttendSm90Policy policy;
-  policy.heads_per_block = 64;
-  policy.target_blocks = limits.num_multiprocessors;
-  policy.most_splits = static_cast<int>(std::clamp<std::int64_t>(attend_steps(problem, AttendSm90Policy::kStepRows), 1, kMostAttendSplits));
-  return policy;
+  const std::int64_t tiles = attend_steps(problem, AttendSm90Policy::kTileRows);
+  const std::int64_t most = std::int64_t{kMostAttendSplits} * AttendSm90Policy::kMostCluster;
+  return {limits.num_multiprocessors, static_cast<int>(std::clamp<std::int64_t>(tiles, 1, most))};
 }
 
 }  // namespace fathom

@@ -1,7 +1,9 @@
-// attend on Hopper: the kernel's frame, how results leave, and the launch. attend_sm90_kernel.cuh has the four jobs.
+// attend on Hopper: the kernel's frame, how results leave, and the launch. attend_sm90_shared.cuh begins the kernel's story.
 #include "attend/attend_impl.h"
 #include "attend/attend_policy.h"
-#include "attend/attend_sm90_kernel.cuh"
+#include "attend/attend_sm90_feed.cuh"
+#include "attend/attend_sm90_math.cuh"
+#include "attend/attend_sm90_merge.cuh"
 #include "core/scratch.h"
 #include "device/launch.h"
 
@@ -47,38 +49,6 @@ __device__ __forceinline__ void store_results(const Launch& launch, std::int64_t
   }
 }
 
-/// Unnormalised sums and states of a split.
-__device__ __forceinline__ void store_part(const Launch& launch, std::int64_t part, int first_head, int group, const HeadPair& heads,
-                                           const float (&out)[2][64]) {
-  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
-  float* states = launch.states + part * 3 * kHeads;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int h = head + 8 * r;
-    if (first_head + h >= launch.problem.num_heads) continue;
-    float* row = launch.sums + (part * kHeads + h) * kDim + group * 256 + 2 * quad;
-#pragma unroll
-    for (int j = 0; j < 32; ++j) *reinterpret_cast<float2*>(row + 8 * j) = float2{out[j / 16][j % 16 * 4 + 2 * r], out[j / 16][j % 16 * 4 + 2 * r + 1]};
-    if (group != 0 || quad != 0) continue;
-    states[h] = heads.base[r];
-    states[kHeads + h] = heads.total[r];
-    states[2 * kHeads + h] = heads.most[r];
-  }
-}
-
-/// The block whose part comes last merges all of the query's.
-__device__ __forceinline__ void merge_if_last(const Launch& launch, Shared& shared, std::int64_t unit, std::int64_t t, int first_head) {
-  barrier::sync<1, 2 * kGroup>();
-  if (threadIdx.x == 0) {
-    __threadfence();  // the block's stores, ordered before it by the barrier, are seen by whoever sees the count
-    shared.is_last = atomicAdd(launch.counters + unit, 1) == launch.splits - 1;
-    if (shared.is_last) launch.counters[unit] = 0;
-    __threadfence();
-  }
-  barrier::sync<1, 2 * kGroup>();
-  if (shared.is_last) merge_parts<kHeads>(launch, unit, t, first_head, threadIdx.x / 32, 2 * kGroup / 32, 1.f);
-}
-
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Launch launch) {
   extern __shared__ __align__(1024) std::uint8_t shared_bytes[];
   Shared& shared = *reinterpret_cast<Shared*>(shared_bytes);
@@ -89,11 +59,11 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   const int role = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kGroup, 0);  // 0, 1 math; 2, 3 feed
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTiles; ++i) {
-      barrier::init(&shared.tile_full[i], 2 * kGroup);
+      barrier::init(&shared.tile_full[i], kFeedWarps);
       barrier::init(&shared.tile_empty[i], 2 * kGroup / 32);
     }
     for (int i = 0; i < 2; ++i) {
-      barrier::init(&shared.weights_full[i], kGroup);
+      barrier::init(&shared.weights_full[i], kGroup / 32);
       barrier::init(&shared.weights_empty[i], 2 * kGroup / 32);
     }
     barrier::publish_to_tensor_cores();
@@ -106,7 +76,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   __syncthreads();
   if (role >= 2) {
     barrier::give_registers<56>();
-    feed(launch, shared, rows, range, role - 2);
+    feed(shared, rows, range, __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0) - 2 * kGroup / 32);
   } else {
     barrier::take_registers<200>();
     load_queries(launch, shared, t, first_head);
@@ -118,8 +88,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     if (launch.splits == 1) {
       store_results(launch, t, first_head, role, heads, out);
     } else {
-      store_part(launch, unit * launch.splits + blockIdx.y, first_head, role, heads, out);
-      merge_if_last(launch, shared, unit, t, first_head);
+      keep_part(shared, role, heads, out);
+      merge_cluster(launch, shared, unit, t, first_head);
     }
   }
 }
@@ -129,9 +99,9 @@ static_assert(sizeof(Shared) <= 227 * 1024);
 struct Pieces {
   float *sums, *states;
 };
-Pieces lay_out(const AttendProblem& problem, const AttendSm90Policy& policy, Scratch& scratch) {
-  const std::int64_t parts = policy.most_parts(problem.num_tokens, problem.num_heads) * kHeads;
-  return {scratch.take<float>(parts * kDim), scratch.take<float>(parts * 3)};
+Pieces lay_out(const AttendSm90Policy& policy, Scratch& scratch) {
+  const std::int64_t heads = policy.most_parts() * kHeads;
+  return {scratch.take<float>(heads * kDim), scratch.take<float>(heads * 3)};
 }
 
 }  // namespace
@@ -151,28 +121,32 @@ Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device&
   FATHOM_ASSIGN(Prepared prepared, prepare_attend_sm80(problem, device, options));
   const AttendSm90Policy policy = attend_sm90_policy(problem, device.limits());
   Scratch scratch;
-  lay_out(problem, policy, scratch);
+  lay_out(policy, scratch);
   WorkspaceSize& size = prepared.workspace;
   size.scratch = std::max(size.scratch, scratch.used());
-  size.counters = std::max(size.counters, policy.most_split_units(problem.num_tokens, problem.num_heads) * static_cast<std::int64_t>(sizeof(int)));
+  size.counters = std::max(size.counters, policy.most_counters() * static_cast<std::int64_t>(sizeof(int)));
   return prepared;
 }
 
 Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, {}, 1, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, {}, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
   const AttendSm90Policy policy = attend_sm90_policy(problem, context.device.limits());
   const std::int64_t num_tokens = args.q.shape[0];
-  const bool aligned = is_addressable(parameters, 16) && has_aligned_rows(args.q) && has_aligned_rows(args.out);
+  const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) && has_aligned_rows(args.out);
   if (!aligned) return attend_sm80(problem, args, context);
   Scratch scratch(context.workspace.scratch);
-  const Pieces pieces = lay_out(problem, policy, scratch);
+  const Pieces pieces = lay_out(policy, scratch);
   parameters.splits = policy.splits(num_tokens, problem.num_heads);
+  const int cluster = std::min(parameters.splits, AttendSm90Policy::kMostCluster);
+  parameters.parts = parameters.splits / cluster;
   parameters.sums = pieces.sums;
   parameters.states = pieces.states;
   parameters.counters = static_cast<int*>(context.workspace.counters.data);
   const auto units = static_cast<unsigned>(num_tokens * policy.head_blocks(problem.num_heads));
-  return launch("attend", context, attend_kernel, dim3(units, parameters.splits), dim3(kThreads), sizeof(Shared), parameters);
+  const dim3 grid(units, parameters.splits);
+  if (cluster == 1) return launch("attend", context, attend_kernel, grid, dim3(kThreads), sizeof(Shared), parameters);
+  return launch_clusters(dim3(1, cluster), "attend", context, attend_kernel, grid, dim3(kThreads), sizeof(Shared), parameters);
 }
 
 Status attend_hopper(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {

@@ -53,10 +53,11 @@ Status allow_shared_bytes(const char* op, const Device& device, Kernel* kernel, 
                                               static_cast<int>(bytes)));
 }
 
-/// Launches and says what the launch itself said; what the kernel does later is the stream's to tell. An empty grid is nothing.
+/// Launches with the attributes given and says what the launch itself said; what the kernel does later is the stream's to
+/// tell. An empty grid is nothing.
 template <class... Params, class... Args>
-Status launch(const char* op, const RunContext& context, void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
-              const Args&... args) noexcept {
+Status launch_with(cudaLaunchAttribute* attributes, unsigned num_attributes, const char* op, const RunContext& context, void (*kernel)(Params...),
+                   dim3 grid, dim3 block, std::size_t shared_bytes, const Args&... args) noexcept {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return {};
   const DeviceGuard guard(context.device.index());
   FATHOM_TRY(guard.status());
@@ -65,7 +66,25 @@ Status launch(const char* op, const RunContext& context, void (*kernel)(Params..
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream_of(context.stream);
+  config.attrs = attributes;
+  config.numAttrs = num_attributes;
   return cuda_status(op, cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+}
+template <class... Params, class... Args>
+Status launch(const char* op, const RunContext& context, void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
+              const Args&... args) noexcept {
+  return launch_with(nullptr, 0, op, context, kernel, grid, block, shared_bytes, args...);
+}
+/// In clusters of `cluster` blocks, of which the grid is a multiple.
+template <class... Params, class... Args>
+Status launch_clusters(dim3 cluster, const char* op, const RunContext& context, void (*kernel)(Params...), dim3 grid, dim3 block,
+                       std::size_t shared_bytes, const Args&... args) noexcept {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = cluster.x;
+  attribute.val.clusterDim.y = cluster.y;
+  attribute.val.clusterDim.z = cluster.z;
+  return launch_with(&attribute, 1, op, context, kernel, grid, block, shared_bytes, args...);
 }
 
 }  // namespace fathom

@@ -20,11 +20,13 @@ AttendProblem flash(int tokens, int heads = 64, int entries = 512) {
 
 TEST(AttendPolicy, FewQueriesAreSplitUntilTheDeviceIsFull) {
   const AttendSm90Policy policy = attend_sm90_policy(flash(256), kH100);
-  EXPECT_EQ(policy.splits(1, 64), 10);    // a split is a pair of tiles at least: 640 rows are ten
+  EXPECT_EQ(policy.splits(1, 64), 16);    // a split is a tile at least: 640 rows are twenty, and clusters are whole
+  EXPECT_EQ(policy.splits(10, 64), 8);    // 13 blocks a query: one cluster
+  EXPECT_EQ(policy.splits(20, 64), 6);    // a cluster of six
   EXPECT_EQ(policy.splits(32, 64), 4);    // 32 blocks, 132 multiprocessors
   EXPECT_EQ(policy.splits(128, 64), 1);
   EXPECT_EQ(policy.splits(64, 128), 1);   // two blocks of heads
-  EXPECT_EQ(policy.splits(0, 64), policy.most_splits);
+  EXPECT_EQ(policy.splits(0, 64), 16);
 }
 
 TEST(AttendPolicy, ScratchHoldsWhatAnyNumberOfTokensSplitsInto) {
@@ -43,7 +45,14 @@ TEST(AttendPolicy, ScratchHoldsWhatAnyNumberOfTokensSplitsInto) {
           }
         };
         fits(sm80);
-        fits(sm90);
+        for (int tokens = 0; tokens <= capacity; ++tokens) {
+          const std::int64_t units = tokens * sm90.head_blocks(heads), splits = sm90.splits(tokens, heads);
+          if (splits <= sm90.kMostCluster) continue;  // nothing goes to memory
+          EXPECT_EQ(splits % sm90.kMostCluster, 0);
+          EXPECT_LE(splits / sm90.kMostCluster, kMostAttendSplits);
+          EXPECT_LE(units * splits / sm90.kMostCluster, sm90.most_parts()) << tokens << " of " << capacity << ", heads " << heads;
+          EXPECT_LE(units * sm90.kMostCluster, sm90.most_counters()) << tokens << " of " << capacity << ", heads " << heads;
+        }
       }
     }
   }
@@ -68,7 +77,7 @@ TEST(AttendPolicy, OneStepIsNeverSplit) {
   problem.window_width = 32;
   EXPECT_EQ(attend_sm80_policy(problem, kH100).most_splits, 1);
   EXPECT_EQ(attend_sm90_policy(problem, kH100).most_splits, 1);
-  EXPECT_EQ(attend_sm90_policy(problem, kH100).most_parts(1, 64), 0);
+  EXPECT_EQ(attend_sm90_policy(problem, kH100).most_parts(), 0);
   problem.window_width = 0;
   problem.window_rows = RowsBy::none;
   EXPECT_EQ(attend_sm90_policy(problem, kH100).splits(1, 64), 1);

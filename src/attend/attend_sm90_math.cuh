@@ -1,0 +1,203 @@
+// attend on Hopper: the two math groups. They take tiles in turns: the owner multiplies q with the tile (64 x 32 logits) and writes
+// its weights, while the tensor cores are busy for the other; both add every tile's values, each to its half of the elements.
+#pragma once
+
+#include "attend/attend_sm90_shared.cuh"
+
+namespace fathom::attend_sm90_kernel {
+
+/// The queries of kHeads heads into shared memory; heads past the last are zeros.
+__device__ __forceinline__ void load_queries(const Launch& launch, Shared& shared, std::int64_t t, int first_head) {
+  const TensorView& q = launch.args.q;
+  constexpr int kEach = kHeads * kDim / 8 / (2 * kGroup);
+  const int chunk = threadIdx.x % (kDim / 8), first = threadIdx.x / (kDim / 8);  // a thread keeps its chunk, heads go by
+  uint4 v[kEach];  // all loads are under way before the first is stored
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int h = first + i * (2 * kGroup / (kDim / 8));
+    v[i] = uint4{0, 0, 0, 0};
+    if (first_head + h < launch.problem.num_heads) {
+      v[i] = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(q.data) + t * q.strides[0] + (first_head + h) * q.strides[1] + chunk * 8);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int h = first + i * (2 * kGroup / (kDim / 8));
+    *reinterpret_cast<uint4*>(shared.q + chunk / 8 * kQuerySlabBytes + wgmma::chunk_at(h, chunk % 8)) = v[i];
+  }
+  barrier::publish_to_tensor_cores();
+}
+
+/// A bit for each row of a tile that is there.
+__device__ __forceinline__ std::uint32_t present_rows(const Shared& shared, int slot) {
+  const uint2 fours = *reinterpret_cast<const uint2*>(shared.present[slot]);
+  const auto pack = [](std::uint32_t v) { return (v & 0xf) | (v >> 4 & 0xf0) | (v >> 8 & 0xf00) | (v >> 12 & 0xf000); };
+  return pack(fours.x) | pack(fours.y) << 16;
+}
+
+__device__ __forceinline__ void rescale(float (&out)[2][64], const float (&factor)[2]) {
+  if (!__any_sync(kAllLanes, factor[0] != 1.f || factor[1] != 1.f)) return;
+  wgmma::wait<0>();  // rare, and the compiler would wait before every look at `factor` otherwise
+#pragma unroll
+  for (int i = 0; i < 128; ++i) out[i / 64][i % 64] *= factor[i / 2 % 2];
+}
+
+/// Starts out += weights x values of a tile, for the group's half of the elements. `owner` is the group whose weights they are.
+__device__ __forceinline__ void start_values(const Shared& shared, int tile_slot, int owner, int group, float (&out)[2][64]) {
+  const std::uint64_t weights = wgmma::descriptor(shared.weights, 16, 1024) + owner * 64 / 16;
+  const std::uint64_t values = wgmma::descriptor(shared.tiles[tile_slot], kTileSlabBytes, 1024) + group * 4 * kTileSlabBytes / 16;
+  wgmma::fence();
+#pragma unroll
+  for (int k = 0; k < kTileRows / 16; ++k) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      wgmma::add_64x128x16<1>(out[half], weights + k * 32 / 16, values + (half * 2 * kTileSlabBytes + k * 16 * wgmma::kSlabRowBytes) / 16, 1);
+    }
+  }
+}
+
+/// A tile and its weights have been used by this warp.
+__device__ __forceinline__ void release(Shared& shared, int tile_slot, int owner) {
+  if (threadIdx.x % 32 != 0) return;
+  barrier::arrive(&shared.tile_empty[tile_slot]);
+  barrier::arrive(&shared.weights_empty[owner]);
+}
+
+/// The other group's weights of `tile` are there: what they are relative to, and how sums so far have to change.
+__device__ __forceinline__ void meet_other(Shared& shared, int tile, int group, HeadPair& heads, float (&factor)[2]) {
+  const int thread = threadIdx.x % kGroup, head = thread / 32 * 16 + thread % 32 / 4, owner = group ^ 1;
+  barrier::wait(&shared.weights_full[owner], tile >> 1 & 1);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    factor[r] = shared.factor[owner][head + 8 * r];
+    heads.base[r] = shared.base[owner][head + 8 * r];
+    heads.total[r] *= factor[r];
+  }
+}
+
+/// Starts the logits of a tile: q times its rows.
+__device__ __forceinline__ void start_logits(const Shared& shared, int tile_slot, float (&s)[16]) {
+  const std::uint64_t q = wgmma::descriptor(shared.q, 16, 1024), keys = wgmma::descriptor(shared.tiles[tile_slot], 16, 1024);
+  wgmma::fence();
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    wgmma::add_64x32x16<0>(s, q + (k / 4 * kQuerySlabBytes + k % 4 * 32) / 16, keys + (k / 4 * kTileSlabBytes + k % 4 * 32) / 16, k > 0);
+  }
+  wgmma::commit();
+}
+
+/// Logits to weights, relative to a base that follows the largest logit only once that has left it by kSlack: weights up to
+/// 2^kSlack do no harm, and sums are rarely rescaled. `present` has a bit for each column, from this thread's first on.
+__device__ __forceinline__ void soften(Shared& shared, int group, std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads,
+                                       float (&factor)[2]) {
+  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
+  float now[2] = {-kInfinity, -kInfinity};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      s[4 * j + i] = (present >> (8 * j + (i & 1)) & 1) != 0 ? s[4 * j + i] * scale_log2 : -kInfinity;
+      now[i / 2] = fmaxf(now[i / 2], s[4 * j + i]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 1));
+    now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 2));
+    heads.most[r] = fmaxf(heads.most[r], now[r]);
+    factor[r] = 1.f;
+    if (now[r] > heads.base[r] + kSlack) {  // the first logits leave -inf
+      factor[r] = exp2f(heads.base[r] - now[r]);
+      heads.base[r] = now[r];
+    }
+    const float base = heads.base[r] == -kInfinity ? 0.f : heads.base[r];
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float p0 = exp2f(s[4 * j + 2 * r] - base), p1 = exp2f(s[4 * j + 2 * r + 1] - base);
+      sum += p0 + p1;
+      *reinterpret_cast<std::uint32_t*>(shared.weights + wgmma::chunk_at(head + 8 * r, 4 * group + j) + 4 * quad) = mma::pack_bf16x2(p0, p1);
+    }
+    heads.total[r] = heads.total[r] * factor[r] + sum;
+    if (quad == 0) {
+      shared.factor[group][head + 8 * r] = factor[r];
+      shared.base[group][head + 8 * r] = heads.base[r];
+    }
+  }
+}
+
+/// Runs the tiles; `group` (0 or 1) owns every second one. A round of the loop is one owned tile and the tile before it: that
+/// one's values and the owned one's logits are under way together.
+__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, const Range& range, int group, HeadPair& heads,
+                                             float (&out)[2][64]) {
+  const float scale_log2 = launch.problem.softmax_scale * kLog2e;
+  const bool is_first_lane = threadIdx.x % 32 == 0;
+  Ring<kTiles> mine;
+  if (group == 1) mine.next();
+#pragma unroll 1
+  for (int tile = group; tile < range.tiles; tile += 2) {
+    const int before = mine.slot == 0 ? kTiles - 1 : mine.slot - 1;
+    float s[16], factor[2];
+    barrier::wait(&shared.tile_full[mine.slot], mine.parity);
+    start_logits(shared, mine.slot, s);
+    if (tile > 0) {
+      meet_other(shared, tile - 1, group, heads, factor);
+      rescale(out, factor);
+      start_values(shared, before, group ^ 1, group, out);
+    }
+    wgmma::commit();
+    wgmma::wait<1>();
+    wgmma::hold(s);
+    barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
+    soften(shared, group, present_rows(shared, mine.slot) >> (2 * (threadIdx.x % 4)), scale_log2, s, heads, factor);
+    barrier::publish_to_tensor_cores();
+    __syncwarp();
+    if (is_first_lane) barrier::arrive(&shared.weights_full[group]);
+    wgmma::wait<0>();
+    wgmma::hold(out[0]);
+    wgmma::hold(out[1]);
+    if (tile > 0) release(shared, before, group ^ 1);
+    rescale(out, factor);
+    barrier::wait(&shared.weights_full[group], tile >> 1 & 1);
+    start_values(shared, mine.slot, group, group, out);
+    wgmma::commit();
+    wgmma::wait<0>();
+    wgmma::hold(out[0]);
+    wgmma::hold(out[1]);
+    release(shared, mine.slot, group);
+    mine.next();
+    mine.next();
+  }
+  if ((range.tiles - 1) % 2 != group && range.tiles > 0) {  // the last tile is the other group's
+    float factor[2];
+    meet_other(shared, range.tiles - 1, group, heads, factor);
+    rescale(out, factor);
+    start_values(shared, mine.slot == 0 ? kTiles - 1 : mine.slot - 1, group ^ 1, group, out);
+    wgmma::commit();
+    wgmma::wait<0>();
+    wgmma::hold(out[0]);
+    wgmma::hold(out[1]);
+  }
+}
+
+/// Adds up a head's weights over the lanes of a quad and over both groups.
+__device__ __forceinline__ void close_totals(Shared& shared, int group, HeadPair& heads) {
+  const int thread = threadIdx.x % kGroup, head = thread / 32 * 16 + thread % 32 / 4;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    heads.total[r] += __shfl_xor_sync(kAllLanes, heads.total[r], 1);
+    heads.total[r] += __shfl_xor_sync(kAllLanes, heads.total[r], 2);
+    if (thread % 4 == 0) {
+      shared.totals[group][head + 8 * r] = heads.total[r];
+      shared.largest[group][head + 8 * r] = heads.most[r];
+    }
+  }
+  barrier::sync<1, 2 * kGroup>();
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    heads.total[r] = shared.totals[0][head + 8 * r] + shared.totals[1][head + 8 * r];
+    heads.most[r] = fmaxf(shared.largest[0][head + 8 * r], shared.largest[1][head + 8 * r]);
+  }
+}
+
+}  // namespace fathom::attend_sm90_kernel
