@@ -128,9 +128,10 @@ struct Finish {
   float inverse;
   bool is_empty;
 };
-__device__ inline Finish finish_head(const Launch& launch, int h, float base, float total) {
-  const AttendArgs& args = launch.args;
-  const float sink = args.attn_sink.is_absent() ? -kInfinity : args.attn_sink.at<float>(h);
+__device__ inline float sink_of(const Launch& launch, int h) {
+  return launch.args.attn_sink.is_absent() ? -kInfinity : launch.args.attn_sink.at<float>(h);
+}
+__device__ inline Finish finish_head(float sink, float base, float total) {
   const float denominator = total + exp2f(sink * kLog2e - base);
   return {1.f / denominator, total == 0.f || denominator == kInfinity};
 }
@@ -195,7 +196,7 @@ __device__ __forceinline__ void add_part(const JoinedHead& head, int part, float
 __device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t t, int h, const JoinedHead& head, const float (&sums)[4][4],
                                              float unit_of_sums) {
   const int lane = threadIdx.x % 32;
-  Finish finish = finish_head(launch, h, head.base, head.total);
+  Finish finish = finish_head(sink_of(launch, h), head.base, head.total);
   finish.inverse *= unit_of_sums;
 #pragma unroll
   for (int i = 0; i < 4; ++i) store_result<4>(launch, t, h, (lane + 32 * i) * 4, sums[i], finish);

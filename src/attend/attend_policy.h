@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "fathom/attend.h"
@@ -40,26 +41,62 @@ struct AttendSm80Policy : AttendSplits {
   bool operator==(const AttendSm80Policy&) const = default;
 };
 
-/// wgmma, sm_90: 64 heads a block, a block for each multiprocessor. The blocks of a split query are clusters, which merge
-/// within themselves.
+/// Clusters of each size (1..8 blocks) that a device holds at once.
+using ClusterRoom = std::array<int, 9>;
+
+/// wgmma, sm_90: 64 heads a block, a block for each multiprocessor. The blocks that share a query are clusters, which merge
+/// within themselves; several clusters leave a part each in memory, and the last to come merges those.
 struct AttendSm90Policy {
   static constexpr int kHeads = 64, kTileRows = 32;
   static constexpr int kMostCluster = 8;  ///< blocks; more are not portable
-  int num_multiprocessors = 1;
-  int most_splits = 1;
+  static constexpr int kMostParts = 32;   ///< a lane for each in the merge
+  // What a block's work costs, roughly, in nanoseconds on an H100: a tile; meeting the others of a cluster and reading
+  // their sums; leaving sums in memory and reading all parts' again.
+  static constexpr int kTileCost = 1000, kMeetCost = 1500, kClusterCost = 4000, kPartCost = 1500, kMemoryCost = 3300;
 
-  bool operator==(const AttendSm90Policy&) const = default;
+  /// How a query's rows are cut: into `parts` clusters of `cluster` blocks.
+  struct Cut {
+    int cluster = 1, parts = 1;
+    bool operator==(const Cut&) const = default;
+  };
+  /// Parts that are left in memory, and the counters at which their blocks meet.
+  struct Most {
+    std::int64_t parts = 0, counters = 0;
+  };
+
+  ClusterRoom room{};
+  int tiles = 1;  ///< of a query at most
 
   constexpr std::int64_t head_blocks(int num_heads) const noexcept { return (num_heads + kHeads - 1) / kHeads; }
-  /// Blocks that share the rows of each of `num_tokens` queries: a cluster, or several whole ones.
-  constexpr int splits(std::int64_t num_tokens, int num_heads) const noexcept {
-    const std::int64_t units = std::max<std::int64_t>(num_tokens * head_blocks(num_heads), 1);
-    const int splits = static_cast<int>(std::clamp<std::int64_t>(num_multiprocessors / units, 1, most_splits));
-    return splits <= kMostCluster ? splits : splits / kMostCluster * kMostCluster;
+
+  constexpr std::int64_t cost(const Cut& cut) const noexcept {
+    const int blocks = cut.cluster * cut.parts;
+    std::int64_t cost = std::int64_t{(tiles + blocks - 1) / blocks} * kTileCost;
+    if (cut.cluster > 1) cost += kMeetCost + kClusterCost * (cut.cluster - 1) / cut.cluster;
+    if (cut.parts > 1) cost += kPartCost + kMemoryCost * cut.parts / cut.cluster;
+    return cost;
   }
-  /// Most parts that clusters of any number of queries leave in memory, and most counters they meet at.
-  constexpr std::int64_t most_parts() const noexcept { return most_splits <= kMostCluster ? 0 : num_multiprocessors / kMostCluster; }
-  constexpr std::int64_t most_counters() const noexcept { return most_splits <= kMostCluster ? 0 : num_multiprocessors; }
+  /// The cheapest cut of `units` queries (or blocks of 64 heads of them) whose blocks are all on the device at once.
+  constexpr Cut cut(std::int64_t units) const noexcept {
+    Cut best;
+    for (int cluster = 1; cluster <= kMostCluster; ++cluster) {
+      for (int parts = 1; parts <= kMostParts && parts * units <= room[cluster] && parts * cluster <= tiles; ++parts) {
+        if (const Cut now{cluster, parts}; cost(now) < cost(best)) best = now;
+      }
+    }
+    return best;
+  }
+  /// What any number of queries up to `num_tokens` may need.
+  constexpr Most most(std::int64_t num_tokens, int num_heads) const noexcept {
+    Most most;
+    for (std::int64_t units = 1; units <= std::min<std::int64_t>(num_tokens * head_blocks(num_heads), room[1]); ++units) {
+      const Cut now = cut(units);
+      if (now.parts == 1) continue;
+      most.parts = std::max(most.parts, units * now.parts);
+      most.counters = std::max(most.counters, units * now.cluster);
+    }
+    return most;
+  }
 };
 
 /// Which of the two a Hopper takes. Measured on an H100 (docs/design/0013): with 64 heads mma.sync is quicker for one query
@@ -72,7 +109,7 @@ constexpr std::int64_t attend_steps(const AttendProblem& problem, int step) noex
                             std::int64_t{problem.entries_rows == RowsBy::none ? 0 : problem.entries_width};
   return (rows + step - 1) / step;
 }
-constexpr int kMostAttendSplits = 32;  ///< parts in memory: a lane for each in the merge
+constexpr int kMostAttendSplits = 32;  ///< a lane for each in the merge
 
 constexpr AttendSm80Policy attend_sm80_policy(const AttendProblem& problem, const DeviceLimits& limits) noexcept {
   constexpr int kLeastTilesOfSplit = 2;  // below it a split costs more in merging than it saves
@@ -86,10 +123,9 @@ constexpr AttendSm80Policy attend_sm80_policy(const AttendProblem& problem, cons
   return policy;
 }
 
-constexpr AttendSm90Policy attend_sm90_policy(const AttendProblem& problem, const DeviceLimits& limits) noexcept {
+constexpr AttendSm90Policy attend_sm90_policy(const AttendProblem& problem, const ClusterRoom& room) noexcept {
   const std::int64_t tiles = attend_steps(problem, AttendSm90Policy::kTileRows);
-  const std::int64_t most = std::int64_t{kMostAttendSplits} * AttendSm90Policy::kMostCluster;
-  return {limits.num_multiprocessors, static_cast<int>(std::clamp<std::int64_t>(tiles, 1, most))};
+  return {room, static_cast<int>(std::clamp<std::int64_t>(tiles, 1, 1 << 20))};
 }
 
 }  // namespace fathom

@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     for (int half = 0; half < 2; ++half) {
       const int h = m * 16 + g + 8 * half;
       if (first_head + h >= launch.problem.num_heads) continue;
-      Finish finish = finish_head(launch, first_head + h, shared.base[h], shared.total[h]);
+      Finish finish = finish_head(sink_of(launch, first_head + h), shared.base[h], shared.total[h]);
       finish.inverse *= kUp;
       float values[16];
       lane_elements<kHeads>(out, m, half, values);

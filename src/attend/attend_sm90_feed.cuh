@@ -29,6 +29,10 @@ struct Feeder {
 };
 constexpr int kFeederBlocks = 4;  ///< of a lane
 
+__device__ __forceinline__ std::uint8_t* raw_of(Shared& shared, const Feeder& feeder, int slot) {
+  return shared.raw[slot] + feeder.row * kRowBytes + feeder.raw_at();
+}
+
 /// Where a row lies: a third word has its scales' distance.
 struct Found {
   std::uint64_t row = 0;
@@ -79,13 +83,17 @@ class Lookup {
 };
 
 /// Starts the copies of this lane's chunks of a row. An absent row is zeros.
-__device__ __forceinline__ void copy_chunks(const Feeder& feeder, std::uint8_t* raw, std::uint8_t* scales, const Found& found) {
+__device__ __forceinline__ void copy_chunks(Shared& shared, const Feeder& feeder, int slot, const Found& found) {
   const bool is_there = found.row != 0;
-  const auto* from = reinterpret_cast<const std::uint8_t*>(found.row);
+  std::uint8_t* const raw = raw_of(shared, feeder, slot);
+  const auto* row = reinterpret_cast<const std::uint8_t*>(found.row);
+  const auto* from = row + feeder.raw_at();
 #pragma unroll
-  for (int c = 0; c < kFeederBlocks; ++c) copy::async_or_zeros<16>(raw + c * 128, from + feeder.raw_at() + c * 128, is_there);
-  if (feeder.odd) copy::async_or_zeros<16>(raw + 3 * 128 + 64, from + feeder.raw_at() + 3 * 128 + 64, is_there);
-  if (feeder.odd == 0 && feeder.part == 0) copy::async_or_zeros<8>(scales, from + found.to_scales, is_there);
+  for (int c = 0; c < kFeederBlocks; ++c) copy::async_or_zeros<16>(raw + c * 128, from + c * 128, is_there);
+  if (feeder.odd) copy::async_or_zeros<16>(raw + 3 * 128 + 64, from + 3 * 128 + 64, is_there);
+  if (feeder.odd == 0 && feeder.part == 0) {
+    copy::async_or_zeros<8>(shared.scales[slot] + feeder.row * kScaleBytes, row + found.to_scales, is_there);
+  }
 }
 
 /// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above kLargestCode are
@@ -101,11 +109,17 @@ __device__ __forceinline__ std::uint32_t scale_code(const uint2& codes, int odd,
   return (c < 2 ? codes.x : codes.y) >> (8 * odd + 16 * (c % 2)) & 0xff;
 }
 
-/// Two codes to bf16, with NaN codes and scales of any size: rare.
-__device__ __forceinline__ std::uint32_t widen_any(std::uint32_t codes, std::uint32_t scale) {
-  std::uint32_t pair = 0;
-  for (int i = 0; i < 2; ++i) pair |= std::uint32_t{to_bf16(decode_e4m3(codes >> (8 * i) & 0xff) * decode_ue8m0(scale)).bits} << (16 * i);
-  return pair;
+/// Four codes to bf16, scaled, in the order 0, 2, 1, 3: that is how moving bits finds them, and q and the results follow it
+/// (in_tile_order). Magnitudes join `largest`.
+__device__ __forceinline__ uint2 widen(std::uint32_t word, std::uint32_t factor, std::uint32_t& largest) {
+  const std::uint32_t even = (word << 4) & 0x07f007f0u, odd = (word >> 4) & 0x07f007f0u;
+  largest = __vimax3_u16x2(largest, even, odd);
+  return {mma::multiply_bf16x2(even | ((word << 8) & 0x80008000u), factor), mma::multiply_bf16x2(odd | (word & 0x80008000u), factor)};
+}
+/// The same with NaN codes and scales of any size: rare.
+__device__ __forceinline__ std::uint32_t widen_any(std::uint32_t first, std::uint32_t second, std::uint32_t scale) {
+  const auto one = [&](std::uint32_t code) { return std::uint32_t{to_bf16(decode_e4m3(code & 0xff) * decode_ue8m0(scale)).bits}; };
+  return one(first) | one(second) << 16;
 }
 
 __device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int c, const std::uint32_t (&w)[8]) {
@@ -114,77 +128,88 @@ __device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int c, c
   *reinterpret_cast<uint4*>(tile + (at ^ 16)) = uint4{w[4], w[5], w[6], w[7]};
 }
 
-/// A row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
-__device__ __noinline__ void dequantise_any(const Feeder& feeder, const std::uint8_t* raw, const std::uint8_t* scales, std::uint8_t* tile) {
-  const uint2 codes = *reinterpret_cast<const uint2*>(scales);
+/// A lane's chunks of a row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
+__device__ __noinline__ void dequantise_any(Shared& shared, int warp, int slot, int tile_slot) {
+  const Feeder feeder(warp);
+  const uint2 codes = *reinterpret_cast<const uint2*>(shared.scales[slot] + feeder.row * kScaleBytes);
 #pragma unroll 1
   for (int c = 0; c < kFeederBlocks - feeder.odd; ++c) {
-    const auto* words = reinterpret_cast<const std::uint32_t*>(raw + c * 128);
+    const auto* words = reinterpret_cast<const std::uint32_t*>(raw_of(shared, feeder, slot) + c * 128);
     const std::uint32_t scale = scale_code(codes, feeder.odd, c);
     std::uint32_t w[8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) w[i] = widen_any(words[i / 2] >> (16 * (i % 2)), scale);
-    store_block(tile, feeder.codes_at, c, w);
+    for (int i = 0; i < 4; ++i) {
+      w[2 * i] = widen_any(words[i], words[i] >> 16, scale);
+      w[2 * i + 1] = widen_any(words[i] >> 8, words[i] >> 24, scale);
+    }
+    store_block(shared.tiles[tile_slot], feeder.codes_at, c, w);
   }
 }
 
-/// This lane's chunks of a row, from the ring into the tile. `raw` is where its first chunk lies.
-__device__ __forceinline__ void dequantise(const Feeder& feeder, const std::uint8_t* raw, const std::uint8_t* scales, std::uint8_t* tile) {
-  uint4 v[kFeederBlocks];
+/// A lane's chunks of a row, as they came.
+struct RawChunks {
+  uint4 blocks[kFeederBlocks], rotary;  ///< `rotary`: the second rotary chunk, where the last of `blocks` is the first
+  uint2 codes;
+};
+__device__ __forceinline__ RawChunks read_raw(Shared& shared, const Feeder& feeder, int slot) {
+  RawChunks chunks;
+  const std::uint8_t* raw = raw_of(shared, feeder, slot);
 #pragma unroll
-  for (int c = 0; c < kFeederBlocks; ++c) v[c] = *reinterpret_cast<const uint4*>(raw + c * 128);
-  const uint2 codes = *reinterpret_cast<const uint2*>(scales);
+  for (int c = 0; c < kFeederBlocks; ++c) chunks.blocks[c] = *reinterpret_cast<const uint4*>(raw + c * 128);
+  chunks.codes = *reinterpret_cast<const uint2*>(shared.scales[slot] + feeder.row * kScaleBytes);
+  if (feeder.odd) chunks.rotary = *reinterpret_cast<const uint4*>(raw + 3 * 128 + 64);
+  return chunks;
+}
+
+/// Puts them into a tile. True if they need dequantise_any.
+__device__ __forceinline__ bool dequantise(const Feeder& feeder, const RawChunks& chunks, std::uint8_t* tile) {
   std::uint32_t largest = 0;  // magnitudes of two codes
 #pragma unroll
   for (int c = 0; c < kFeederBlocks; ++c) {
-    const std::uint32_t words[4] = {v[c].x, v[c].y, v[c].z, v[c].w}, factor = factor_of(scale_code(codes, feeder.odd, c));
-    std::uint32_t w[8], largest_here = 0;
+    const uint4& v = chunks.blocks[c];
+    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w}, factor = factor_of(scale_code(chunks.codes, feeder.odd, c));
+    std::uint32_t w[8], largest_here = largest;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const std::uint32_t low = __byte_perm(words[i], 0, 0x1404), high = __byte_perm(words[i], 0, 0x3424);
-      const std::uint32_t low_size = low >> 4 & 0x07f007f0u, high_size = high >> 4 & 0x07f007f0u;
-      largest_here = __vimax3_u16x2(largest_here, low_size, high_size);
-      w[2 * i] = mma::multiply_bf16x2(low_size | (low & 0x80008000u), factor);
-      w[2 * i + 1] = mma::multiply_bf16x2(high_size | (high & 0x80008000u), factor);
+      const uint2 four = widen(words[i], factor, largest_here);
+      w[2 * i] = four.x;
+      w[2 * i + 1] = four.y;
     }
     if (c < kFeederBlocks - 1 || feeder.odd == 0) {
       store_block(tile, feeder.codes_at, c, w);
-      largest = __vmaxu2(largest, largest_here);
+      largest = largest_here;
     }
   }
   if (feeder.odd) {
-    *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = v[3];
-    *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = *reinterpret_cast<const uint4*>(raw + 3 * 128 + 64);
+    *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = chunks.blocks[3];
+    *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = chunks.rotary;
   }
   // The pad byte behind the scales can only cost time.
   const bool has_nan = (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0;
-  if (has_nan || (has_large_code(codes.x) | has_large_code(codes.y)) != 0) dequantise_any(feeder, raw, scales, tile);
+  return has_nan || (has_large_code(chunks.codes.x) | has_large_code(chunks.codes.y)) != 0;
 }
 
 /// The work of feeding warp `warp` (0..7).
 __device__ __forceinline__ void feed(Shared& shared, const Rows& rows, const Range& range, int warp) {
   const Feeder feeder(warp);
   const int lane = threadIdx.x % 32, row_of_warp = feeder.row % kFeedRows;
-  std::uint8_t* const raw = shared.raw[0] + feeder.row * kRowBytes + feeder.raw_at();
-  std::uint8_t* const scales = shared.scales[0] + feeder.row * kScaleBytes;
   Lookup lookup(rows, range, warp);
   std::uint32_t present[kAhead];  // of the tiles under way, the oldest first
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
     const Found found = lookup.next(row_of_warp, present[i]);
-    copy_chunks(feeder, raw + i * kTileRows * kRowBytes, scales + i * kTileRows * kScaleBytes, found);
+    copy_chunks(shared, feeder, i, found);
     copy::commit();
   }
   Ring<kTiles> tile;
   int slot = 0;  // of the ring of raw tiles
 #pragma unroll 1
   for (int i = 0; i < range.tiles; ++i, tile.next()) {
-    std::uint8_t* const raw_here = raw + slot * kTileRows * kRowBytes;
-    std::uint8_t* const scales_here = scales + slot * kTileRows * kScaleBytes;
     copy::wait<kAhead - 1>();
     __syncwarp();  // the row's scales came through one of its lanes
+    const RawChunks chunks = read_raw(shared, feeder, slot);
     barrier::wait(&shared.tile_empty[tile.slot], tile.parity ^ 1);
-    dequantise(feeder, raw_here, scales_here, shared.tiles[tile.slot]);
+    if (dequantise(feeder, chunks, shared.tiles[tile.slot])) dequantise_any(shared, warp, slot, tile.slot);
     if (lane == 0) shared.present[tile.slot][warp] = static_cast<std::uint8_t>(present[0]);
     barrier::publish_to_tensor_cores();
     __syncwarp();
@@ -193,7 +218,7 @@ __device__ __forceinline__ void feed(Shared& shared, const Rows& rows, const Ran
 #pragma unroll
     for (int k = 1; k < kAhead; ++k) present[k - 1] = present[k];
     const Found found = lookup.next(row_of_warp, present[kAhead - 1]);
-    copy_chunks(feeder, raw_here, scales_here, found);
+    copy_chunks(shared, feeder, slot, found);
     copy::commit();
     slot = slot == kAhead - 1 ? 0 : slot + 1;
   }

@@ -6,24 +6,29 @@
 
 namespace fathom::attend_sm90_kernel {
 
-/// The queries of kHeads heads into shared memory; heads past the last are zeros.
-__device__ __forceinline__ void load_queries(const Launch& launch, Shared& shared, std::int64_t t, int first_head) {
+/// A math thread's share of the queries: chunk threadIdx % 64 of every fourth head; heads past the last are zeros.
+constexpr int kQueryChunks = kDim / 8, kQueryStep = 2 * kGroup / kQueryChunks, kQueriesOfThread = kHeads / kQueryStep;
+struct Queries {
+  uint4 chunks[kQueriesOfThread];
+};
+__device__ __forceinline__ void fetch_queries(const Launch& launch, std::int64_t t, int first_head, Queries& queries) {
   const TensorView& q = launch.args.q;
-  constexpr int kEach = kHeads * kDim / 8 / (2 * kGroup);
-  const int chunk = threadIdx.x % (kDim / 8), first = threadIdx.x / (kDim / 8);  // a thread keeps its chunk, heads go by
-  uint4 v[kEach];  // all loads are under way before the first is stored
+  const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
+  const bf16* const from = static_cast<const bf16*>(q.data) + t * q.strides[0] + (first_head + first) * q.strides[1] + chunk * 8;
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int h = first + i * (2 * kGroup / (kDim / 8));
-    v[i] = uint4{0, 0, 0, 0};
-    if (first_head + h < launch.problem.num_heads) {
-      v[i] = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(q.data) + t * q.strides[0] + (first_head + h) * q.strides[1] + chunk * 8);
+  for (int i = 0; i < kQueriesOfThread; ++i) {
+    queries.chunks[i] = uint4{0, 0, 0, 0};
+    if (first_head + first + i * kQueryStep < launch.problem.num_heads) {
+      queries.chunks[i] = *reinterpret_cast<const uint4*>(from + i * kQueryStep * q.strides[1]);
     }
   }
+}
+__device__ __forceinline__ void keep_queries(Shared& shared, const Queries& queries) {
+  const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int h = first + i * (2 * kGroup / (kDim / 8));
-    *reinterpret_cast<uint4*>(shared.q + chunk / 8 * kQuerySlabBytes + wgmma::chunk_at(h, chunk % 8)) = v[i];
+  for (int i = 0; i < kQueriesOfThread; ++i) {
+    const int h = first + i * kQueryStep;
+    *reinterpret_cast<uint4*>(shared.q + chunk / 8 * kQuerySlabBytes + wgmma::chunk_at(h, chunk % 8)) = in_tile_order(queries.chunks[i], chunk);
   }
   barrier::publish_to_tensor_cores();
 }

@@ -17,9 +17,15 @@ __device__ __forceinline__ void keep_part(Shared& shared, int group, const HeadP
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int h = head + 8 * r;
-    float* row = sums + h * kPartPitch + group * 256 + 2 * quad;
+    float* row = sums + h * kPartPitch + group * 256;
 #pragma unroll
-    for (int j = 0; j < 32; ++j) *reinterpret_cast<float2*>(row + 8 * j) = float2{out[j / 16][j % 16 * 4 + 2 * r], out[j / 16][j % 16 * 4 + 2 * r + 1]};
+    for (int j = 0; j < 32; ++j) {
+      // Out of the tiles' order: a pair of elements lies two apart.
+      const bool is_rotary = j >= 24 && group == 1;
+      float* const at = row + 8 * j + (is_rotary ? 2 * quad : quad / 2 * 4 + quad % 2);
+      at[0] = out[j / 16][j % 16 * 4 + 2 * r];
+      at[is_rotary ? 1 : 2] = out[j / 16][j % 16 * 4 + 2 * r + 1];
+    }
     if (group != 0 || quad != 0) continue;
     shared.states[0][h] = heads.base[r];
     shared.states[1][h] = heads.total[r];
@@ -55,7 +61,7 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
     const JoinedHead head = join_head(has_part ? base : -kInfinity, has_part ? total : 0.f, has_part ? most : -kInfinity);
     float sums[4][4] = {};
     const float* row = reinterpret_cast<const float*>(shared.q) + h * kPartPitch + 4 * lane;
-#pragma unroll 4
+#pragma unroll 8
     for (int p = 0; p < blocks; ++p) {
       const std::uint32_t from = cluster::address_in(row, p);
       add_part(head, p, sums, [&](int i) { return cluster::load4(from + i * 32 * sizeof(float4)); });
@@ -66,7 +72,7 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
       leave_part(launch, part, h, head, sums);
     }
   }
-  cluster::arrive();  // no block ends while another reads its memory
+  cluster::arrive_relaxed();  // no block ends while another reads its memory
   if (launch.parts > 1) {
     barrier::sync<1, 2 * kGroup>();
     if (threadIdx.x == 0) {

@@ -63,6 +63,13 @@ struct Ring {
   }
 };
 
+/// Elements of a tile's E4M3 blocks lie in the order 0, 2, 1, 3, as dequantise leaves them; this puts chunk `chunk` of a head's
+/// eight elements into that order, or back. The rotary block keeps its own.
+__device__ __forceinline__ uint4 in_tile_order(const uint4& v, int chunk) {
+  if (chunk >= 7 * wgmma::kSlabElements / 8) return v;
+  return {__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410), __byte_perm(v.z, v.w, 0x7632)};
+}
+
 /// The tiles of this block. Rows past the end are absent.
 struct Range {
   int first_row, end_row, tiles;

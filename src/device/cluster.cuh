@@ -9,6 +9,8 @@ namespace fathom::cluster {
 
 /// The barrier of all threads of the cluster that have not ended. What was written before `arrive` is seen after `wait`.
 __device__ __forceinline__ void arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+/// The same without promising what was written.
+__device__ __forceinline__ void arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 /// Where block `rank` of the cluster has what this block has at `pointer`, in shared memory.

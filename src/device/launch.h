@@ -75,16 +75,5 @@ Status launch(const char* op, const RunContext& context, void (*kernel)(Params..
               const Args&... args) noexcept {
   return launch_with(nullptr, 0, op, context, kernel, grid, block, shared_bytes, args...);
 }
-/// In clusters of `cluster` blocks, of which the grid is a multiple.
-template <class... Params, class... Args>
-Status launch_clusters(dim3 cluster, const char* op, const RunContext& context, void (*kernel)(Params...), dim3 grid, dim3 block,
-                       std::size_t shared_bytes, const Args&... args) noexcept {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = cluster.x;
-  attribute.val.clusterDim.y = cluster.y;
-  attribute.val.clusterDim.z = cluster.z;
-  return launch_with(&attribute, 1, op, context, kernel, grid, block, shared_bytes, args...);
-}
 
 }  // namespace fathom

@@ -18,15 +18,32 @@ AttendProblem flash(int tokens, int heads = 64, int entries = 512) {
   return problem;
 }
 
+constexpr ClusterRoom kH100Room{0, 132, 66, 42, 31, 24, 18, 16, 15};  // of one H100
+
 TEST(AttendPolicy, FewQueriesAreSplitUntilTheDeviceIsFull) {
-  const AttendSm90Policy policy = attend_sm90_policy(flash(256), kH100);
-  EXPECT_EQ(policy.splits(1, 64), 16);    // a split is a tile at least: 640 rows are twenty, and clusters are whole
-  EXPECT_EQ(policy.splits(10, 64), 8);    // 13 blocks a query: one cluster
-  EXPECT_EQ(policy.splits(20, 64), 6);    // a cluster of six
-  EXPECT_EQ(policy.splits(32, 64), 4);    // 32 blocks, 132 multiprocessors
-  EXPECT_EQ(policy.splits(128, 64), 1);
-  EXPECT_EQ(policy.splits(64, 128), 1);   // two blocks of heads
-  EXPECT_EQ(policy.splits(0, 64), 16);
+  using Cut = AttendSm90Policy::Cut;
+  const AttendSm90Policy policy = attend_sm90_policy(flash(256), kH100Room);
+  EXPECT_EQ(policy.cut(128), Cut{});
+  EXPECT_EQ(policy.cut(67), Cut{});
+  EXPECT_EQ(policy.cut(66), (Cut{2, 1}));
+  EXPECT_EQ(policy.cut(16).parts, 1);  // one cluster a query, as large as there is room for 16 of
+  EXPECT_EQ(policy.cut(16).cluster, 7);
+  const AttendSm90Policy long_rows = attend_sm90_policy(flash(1, 64, 8192), kH100Room);
+  EXPECT_GT(long_rows.cut(1).parts, 4);
+  EXPECT_EQ(long_rows.cut(1).cluster, 8);
+}
+
+TEST(AttendPolicy, BlocksOfASplitQueryAreOnTheDeviceTogether) {
+  for (const int entries : {0, 512, 1024, 8192}) {
+    const AttendSm90Policy policy = attend_sm90_policy(flash(256, 64, entries), kH100Room);
+    for (std::int64_t units = 1; units < 300; ++units) {
+      const AttendSm90Policy::Cut cut = policy.cut(units);
+      if (cut.cluster * cut.parts == 1) continue;
+      EXPECT_LE(units * cut.parts, kH100Room[cut.cluster]) << units;
+      EXPECT_LE(cut.cluster * cut.parts, policy.tiles) << units;
+      EXPECT_LE(cut.parts, 32);
+    }
+  }
 }
 
 TEST(AttendPolicy, ScratchHoldsWhatAnyNumberOfTokensSplitsInto) {
@@ -34,24 +51,20 @@ TEST(AttendPolicy, ScratchHoldsWhatAnyNumberOfTokensSplitsInto) {
     for (const int capacity : {1, 2, 7, 64, 300}) {
       for (const int heads : {1, 16, 64, 128}) {
         const AttendSm80Policy sm80 = attend_sm80_policy(flash(capacity, heads), limits);
-        const AttendSm90Policy sm90 = attend_sm90_policy(flash(capacity, heads), limits);
-        const auto fits = [&](const AttendSplits& policy) {
-          for (int tokens = 0; tokens <= capacity; ++tokens) {
-            const std::int64_t units = tokens * policy.head_blocks(heads), splits = policy.splits(tokens, heads);
-            if (splits == 1) continue;
-            EXPECT_LE(units * splits, policy.most_parts(capacity, heads)) << tokens << " of " << capacity << ", heads " << heads;
-            EXPECT_LE(units, policy.most_split_units(capacity, heads)) << tokens << " of " << capacity << ", heads " << heads;
+        const AttendSm90Policy sm90 = attend_sm90_policy(flash(capacity, heads), kH100Room);
+        const AttendSm90Policy::Most most = sm90.most(capacity, heads);
+        for (int tokens = 0; tokens <= capacity; ++tokens) {
+          const std::int64_t units = tokens * sm80.head_blocks(heads), splits = sm80.splits(tokens, heads);
+          if (splits > 1) {
+            EXPECT_LE(units * splits, sm80.most_parts(capacity, heads)) << tokens << " of " << capacity << ", heads " << heads;
+            EXPECT_LE(units, sm80.most_split_units(capacity, heads)) << tokens << " of " << capacity << ", heads " << heads;
             EXPECT_LE(splits, kMostAttendSplits);
           }
-        };
-        fits(sm80);
-        for (int tokens = 0; tokens <= capacity; ++tokens) {
-          const std::int64_t units = tokens * sm90.head_blocks(heads), splits = sm90.splits(tokens, heads);
-          if (splits <= sm90.kMostCluster) continue;  // nothing goes to memory
-          EXPECT_EQ(splits % sm90.kMostCluster, 0);
-          EXPECT_LE(splits / sm90.kMostCluster, kMostAttendSplits);
-          EXPECT_LE(units * splits / sm90.kMostCluster, sm90.most_parts()) << tokens << " of " << capacity << ", heads " << heads;
-          EXPECT_LE(units * sm90.kMostCluster, sm90.most_counters()) << tokens << " of " << capacity << ", heads " << heads;
+          const std::int64_t wide = tokens * sm90.head_blocks(heads);
+          const AttendSm90Policy::Cut cut = sm90.cut(wide);
+          if (cut.parts == 1) continue;  // nothing goes to memory
+          EXPECT_LE(wide * cut.parts, most.parts) << tokens << " of " << capacity << ", heads " << heads;
+          EXPECT_LE(wide * cut.cluster, most.counters) << tokens << " of " << capacity << ", heads " << heads;
         }
       }
     }
@@ -76,11 +89,11 @@ TEST(AttendPolicy, OneStepIsNeverSplit) {
   problem.entries_rows = RowsBy::none;
   problem.window_width = 32;
   EXPECT_EQ(attend_sm80_policy(problem, kH100).most_splits, 1);
-  EXPECT_EQ(attend_sm90_policy(problem, kH100).most_splits, 1);
-  EXPECT_EQ(attend_sm90_policy(problem, kH100).most_parts(), 0);
+  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).cut(1), AttendSm90Policy::Cut{});
+  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).most(1, 64).parts, 0);
   problem.window_width = 0;
   problem.window_rows = RowsBy::none;
-  EXPECT_EQ(attend_sm90_policy(problem, kH100).splits(1, 64), 1);
+  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).cut(1), AttendSm90Policy::Cut{});
 }
 
 }  // namespace
