@@ -36,6 +36,7 @@ struct Launch {
   AttendArgs args;
   PagedCacheView caches[2];
   SetPlace places[2];
+  int heads;       ///< of a block, at most
   int splits;      ///< blocks that share a query's rows
   int parts;       ///< of them that leave their sums in memory: all, or one for each cluster
   float* sums;     ///< [units, parts, heads, kDim]: unnormalised
@@ -206,9 +207,10 @@ __device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t 
 /// Merges the parts of every `step`-th head of a unit from `first` on, in the parts' order, when all have arrived. For one warp.
 template <int kHeads>
 __device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_t t, int first_head, int first, int step, float unit_of_sums) {
+  const int heads = min(launch.heads, launch.problem.num_heads - first_head);
   const int lane = threadIdx.x % 32, parts = launch.parts;
   const float* all = launch.states + unit * parts * 3 * kHeads;
-  for (int h = first; h < kHeads && first_head + h < launch.problem.num_heads; h += step) {
+  for (int h = first; h < heads; h += step) {
     const float* state = all + lane * 3 * kHeads + h;
     const bool has_part = lane < parts;
     const JoinedHead head = join_head(has_part ? __ldcg(state) : -kInfinity, has_part ? __ldcg(state + kHeads) : 0.f,

@@ -44,20 +44,21 @@ struct AttendSm80Policy : AttendSplits {
 /// Clusters of each size (1..8 blocks) that a device holds at once.
 using ClusterRoom = std::array<int, 9>;
 
-/// wgmma, sm_90: 64 heads a block, a block for each multiprocessor. The blocks that share a query are clusters, which merge
-/// within themselves; several clusters leave a part each in memory, and the last to come merges those.
+/// wgmma, sm_90: up to 64 heads a block, a block for each multiprocessor. The blocks that share a query are clusters, which
+/// merge within themselves; several clusters leave a part each in memory, and the last to come merges those.
 struct AttendSm90Policy {
   static constexpr int kHeads = 64, kTileRows = 32;
   static constexpr int kMostCluster = 8;  ///< blocks; more are not portable
   static constexpr int kMostParts = 32;   ///< a lane for each in the merge
-  // What a block's work costs, roughly, in nanoseconds on an H100: a tile; meeting the others of a cluster and reading
-  // their sums; leaving sums in memory and reading all parts' again.
-  static constexpr int kTileCost = 1000, kMeetCost = 1500, kClusterCost = 4000, kPartCost = 1500, kMemoryCost = 3300;
+  // What a block's work costs, roughly, in nanoseconds on an H100: a tile; meeting the others of a cluster; reading
+  // their sums of 64 heads; leaving sums in memory, and reading those of all parts again.
+  static constexpr int kTileCost = 1000, kMeetCost = 1500, kReadCost = 5000, kLeaveCost = 1500, kMemoryCost = 3300;
 
-  /// How a query's rows are cut: into `parts` clusters of `cluster` blocks.
+  /// How queries are cut: `heads` of them to a block, whose rows `parts` clusters of `cluster` blocks share.
   struct Cut {
-    int cluster = 1, parts = 1;
+    int heads = kHeads, cluster = 1, parts = 1;
     bool operator==(const Cut&) const = default;
+    constexpr std::int64_t head_blocks(int num_heads) const noexcept { return (num_heads + heads - 1) / heads; }
   };
   /// Parts that are left in memory, and the counters at which their blocks meet.
   struct Most {
@@ -67,21 +68,25 @@ struct AttendSm90Policy {
   ClusterRoom room{};
   int tiles = 1;  ///< of a query at most
 
-  constexpr std::int64_t head_blocks(int num_heads) const noexcept { return (num_heads + kHeads - 1) / kHeads; }
-
-  constexpr std::int64_t cost(const Cut& cut) const noexcept {
-    const int blocks = cut.cluster * cut.parts;
-    std::int64_t cost = std::int64_t{(tiles + blocks - 1) / blocks} * kTileCost;
-    if (cut.cluster > 1) cost += kMeetCost + kClusterCost * (cut.cluster - 1) / cut.cluster;
-    if (cut.parts > 1) cost += kPartCost + kMemoryCost * cut.parts / cut.cluster;
+  constexpr std::int64_t cost(const Cut& cut, std::int64_t units, int num_heads) const noexcept {
+    const std::int64_t blocks = cut.cluster * cut.parts, rounds = std::max<std::int64_t>((units * blocks + room[1] - 1) / std::max(room[1], 1), 1);
+    const std::int64_t heads = std::min(cut.heads, num_heads);
+    std::int64_t cost = rounds * ((tiles + blocks - 1) / blocks) * kTileCost;
+    if (cut.cluster > 1) cost += kMeetCost + kReadCost * heads * (cut.cluster - 1) / (kHeads * cut.cluster);
+    if (cut.parts > 1) cost += kLeaveCost + kMemoryCost * heads * cut.parts / (kHeads * cut.cluster);
     return cost;
   }
-  /// The cheapest cut of `units` queries (or blocks of 64 heads of them) whose blocks are all on the device at once.
-  constexpr Cut cut(std::int64_t units) const noexcept {
+  /// The cheapest cut of `num_tokens` queries. What is split is on the device all at once.
+  constexpr Cut cut(std::int64_t num_tokens, int num_heads) const noexcept {
     Cut best;
-    for (int cluster = 1; cluster <= kMostCluster; ++cluster) {
-      for (int parts = 1; parts <= kMostParts && parts * units <= room[cluster] && parts * cluster <= tiles; ++parts) {
-        if (const Cut now{cluster, parts}; cost(now) < cost(best)) best = now;
+    for (int heads = kHeads; heads >= 16 && (heads == kHeads || heads < 2 * num_heads); heads /= 2) {
+      const std::int64_t units = num_tokens * Cut{heads}.head_blocks(num_heads);
+      if (heads < kHeads && units > room[1]) break;
+      for (int cluster = 1; cluster <= kMostCluster; ++cluster) {
+        for (int parts = 1; parts <= kMostParts && parts * units <= room[cluster] && parts * cluster <= tiles; ++parts) {
+          const Cut now{heads, cluster, parts};
+          if (cost(now, units, num_heads) < cost(best, num_tokens * best.head_blocks(num_heads), num_heads)) best = now;
+        }
       }
     }
     return best;
@@ -89,9 +94,10 @@ struct AttendSm90Policy {
   /// What any number of queries up to `num_tokens` may need.
   constexpr Most most(std::int64_t num_tokens, int num_heads) const noexcept {
     Most most;
-    for (std::int64_t units = 1; units <= std::min<std::int64_t>(num_tokens * head_blocks(num_heads), room[1]); ++units) {
-      const Cut now = cut(units);
+    for (std::int64_t tokens = 1; tokens <= std::min<std::int64_t>(num_tokens, room[1]); ++tokens) {
+      const Cut now = cut(tokens, num_heads);
       if (now.parts == 1) continue;
+      const std::int64_t units = tokens * now.head_blocks(num_heads);
       most.parts = std::max(most.parts, units * now.parts);
       most.counters = std::max(most.counters, units * now.cluster);
     }

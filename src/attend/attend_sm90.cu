@@ -19,18 +19,18 @@ constexpr int kResultPitch = kDim * 2 + 16;  ///< bytes from a head to the next 
 static_assert(kHeads * kResultPitch <= offsetof(Shared, weights));
 
 /// Normalised results of the block's heads: through shared memory, where queries and tiles were, so that whole rows leave.
-__device__ __forceinline__ void store_results(const Launch& launch, Shared& shared, std::int64_t t, int first_head, int group, const float (&sinks)[2],
+__device__ __forceinline__ void store_results(const Launch& launch, Shared& shared, std::int64_t t, int first_head, int num_heads, int group,
                                               const HeadPair& heads, const float (&out)[2][64]) {
   const int thread = threadIdx.x % kGroup, lane = thread % 32, head = thread / 32 * 16 + lane / 4;
   float inverse[2];
   bool is_empty[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const Finish finish = finish_head(sinks[r], heads.base[r], heads.total[r]);
+    const Finish finish = finish_head(shared.sinks[head + 8 * r], heads.base[r], heads.total[r]);
     inverse[r] = finish.inverse;
     is_empty[r] = finish.is_empty;
-    const int h = first_head + head + 8 * r;
-    if (group == 0 && lane % 4 == 0 && h < launch.problem.num_heads) store_head_state(launch, t, h, heads.base[r], heads.total[r], heads.most[r]);
+    const int h = head + 8 * r;
+    if (group == 0 && lane % 4 == 0 && h < num_heads) store_head_state(launch, t, first_head + h, heads.base[r], heads.total[r], heads.most[r]);
   }
   std::uint8_t* const row = shared.q + (thread / 32 * 16 + lane % 16) * kResultPitch + group * 512 + lane / 16 * 16;
 #pragma unroll
@@ -51,7 +51,7 @@ __device__ __forceinline__ void store_results(const Launch& launch, Shared& shar
 #pragma unroll 4
   for (int i = 0; i < kQueriesOfThread; ++i) {
     const int h = first + i * kQueryStep;
-    if (first_head + h >= launch.problem.num_heads) break;
+    if (h >= num_heads) break;
     *reinterpret_cast<uint4*>(to + i * kQueryStep * view.strides[1]) =
         in_tile_order(*reinterpret_cast<const uint4*>(shared.q + h * kResultPitch + chunk * 16), chunk);
   }
@@ -60,14 +60,14 @@ __device__ __forceinline__ void store_results(const Launch& launch, Shared& shar
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Launch launch) {
   extern __shared__ __align__(1024) std::uint8_t shared_bytes[];
   Shared& shared = *reinterpret_cast<Shared*>(shared_bytes);
-  const int head_blocks = (launch.problem.num_heads + kHeads - 1) / kHeads;
+  const int head_blocks = (launch.problem.num_heads + launch.heads - 1) / launch.heads;
   const std::int64_t unit = blockIdx.x, t = unit / head_blocks;
-  const int first_head = static_cast<int>(unit % head_blocks) * kHeads;
+  const int first_head = static_cast<int>(unit % head_blocks) * launch.heads, num_heads = min(launch.heads, launch.problem.num_heads - first_head);
   // The same in all lanes, and the compiler is to know it: descriptors live in uniform registers.
-  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0), role = warp * 32 / kGroup;  // 0, 1 math; 2, 3 feed
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0), role = warp * 32 / kGroup;  // 0, 1 math; 2, 3, 4 feed
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTiles; ++i) {
-      barrier::init(&shared.tile_full[i], kFeedWarps);
+      barrier::init(&shared.tile_full[i], kFeedJobs);
       barrier::init(&shared.tile_empty[i], 2 * kGroup / 32);
     }
     for (int i = 0; i < 2; ++i) {
@@ -78,8 +78,6 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   }
   let_next_launch_begin();
   wait_for_launch_before();
-  Queries queries;
-  if (role < 2) fetch_queries(launch, t, first_head, queries);
   const Rows rows(launch, t);
   const int tiles = (rows.count() + kTileRows - 1) / kTileRows;
   const int begin = static_cast<int>(std::int64_t{tiles} * blockIdx.y / launch.splits);
@@ -87,16 +85,15 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   const Range range{begin * kTileRows, min(end * kTileRows, rows.count()), end - begin};
   __syncthreads();
   if (role >= 2) {
-    barrier::give_registers<64>();
+    barrier::give_registers<40>();
     feed(shared, rows, range, warp - 2 * kGroup / 32);
   } else {
-    barrier::take_registers<192>();
+    barrier::take_registers<176>();
+    Queries queries;
+    fetch_queries(launch, t, first_head, num_heads, queries);
     keep_queries(shared, queries);
-    float sinks[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int h = first_head + threadIdx.x % kGroup / 32 * 16 + threadIdx.x % 32 / 4 + 8 * r;
-      sinks[r] = h < launch.problem.num_heads ? sink_of(launch, h) : -kInfinity;
+    if (threadIdx.x < kHeads) {
+      shared.sinks[threadIdx.x] = static_cast<int>(threadIdx.x) < num_heads ? sink_of(launch, first_head + threadIdx.x) : -kInfinity;
     }
     barrier::sync<1, 2 * kGroup>();
     HeadPair heads;
@@ -104,10 +101,10 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     attend_tiles(launch, shared, range, role, heads, out);
     close_totals(shared, role, heads);
     if (launch.splits == 1) {
-      store_results(launch, shared, t, first_head, role, sinks, heads, out);
+      store_results(launch, shared, t, first_head, num_heads, role, heads, out);
     } else {
-      keep_part(shared, role, heads, out);
-      merge_cluster(launch, shared, unit, t, first_head);
+      keep_part(shared, num_heads, role, heads, out);
+      merge_cluster(launch, shared, unit, t, first_head, num_heads);
     }
   }
 }
@@ -196,16 +193,17 @@ Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, {}, 1, 1, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, {}, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
   const std::int64_t num_tokens = args.q.shape[0];
   const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) && has_aligned_rows(args.out);
   if (!aligned) return attend_sm80(problem, args, context);
   const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(context.device));
-  const std::int64_t units = num_tokens * policy.head_blocks(problem.num_heads);
-  const AttendSm90Policy::Cut cut = policy.cut(units);
+  const AttendSm90Policy::Cut cut = policy.cut(num_tokens, problem.num_heads);
+  const std::int64_t units = num_tokens * cut.head_blocks(problem.num_heads);
   Scratch scratch(context.workspace.scratch);
   const Pieces pieces = lay_out(cut.parts > 1 ? units * cut.parts : 0, scratch);
+  parameters.heads = cut.heads;
   parameters.splits = cut.cluster * cut.parts;
   parameters.parts = cut.parts;
   parameters.sums = pieces.sums;

@@ -1,36 +1,46 @@
-// attend on Hopper: the feeding warps. Each brings four of a tile's 32 rows: looks them up, copies them raw, 584 bytes each, into
-// a ring (cp.async, some 50 KB under way), and turns them into bf16 rows of a tile, swizzled for the tensor cores. Only the
-// warp that copied a row reads it from the ring, so that the ring needs no barrier.
+// attend on Hopper: the feeding warps. A tile's 32 rows are eight jobs of four; twelve warps take jobs in turns. Each looks its
+// rows up, copies them raw, 584 bytes each, into its part of a ring (cp.async, some 50 KB under way in all), and turns them
+// into bf16 rows of the tile, swizzled for the tensor cores. Only the warp that copied a row reads it from the ring, so that the
+// ring needs no barrier. Twelve warps and not eight, because what a job costs is waiting, not work (docs/design/0013).
 #pragma once
 
 #include "attend/attend_sm90_shared.cuh"
 
 namespace fathom::attend_sm90_kernel {
 
-/// What a lane has of its warp's four rows. Eight lanes share two rows; of each they have every second block of 64 elements,
+/// What a lane has of a job's four rows. Eight lanes share two rows; of each they have every second block of 64 elements,
 /// a 16-byte chunk of it each. Neighbouring rows are rotated differently in a tile, so that the eight lanes' stores meet
 /// eight different places. The last block is rotary: 128 bytes of bf16, two chunks a lane.
 struct Feeder {
-  int row;   ///< of the tile
-  int part;  ///< which 16 bytes of a block of codes
+  int row;   ///< of the job
   int odd;   ///< blocks odd, odd + 2, odd + 4, odd + 6
-  int codes_at, rotary_at;  ///< bytes from the tile's start of the first half of chunk `part` widened, in the first block; of rotary chunk `part`
+  int part;  ///< which 16 bytes of a block of codes
+  // Bytes from the tile's start, for the warp's first job. A warp's jobs are twelve apart: the next one's rows lie 16 further or back.
+  int codes_at;   ///< of the first half of chunk `part` widened, in the lane's first block; the second half lies at ^ 16
+  int rotary_at;  ///< of rotary chunk `part`; chunk part + 4 lies at ^ 64
 
   __device__ explicit Feeder(int warp) {
     const int lane = threadIdx.x % 32;
-    row = warp * kFeedRows + (lane / 8 % 2) * 2 + lane / 4 % 2;
-    part = lane % 4;
+    row = (lane / 8 % 2) * 2 + lane / 4 % 2;
     odd = lane / 16;
-    codes_at = odd * kTileSlabBytes + wgmma::chunk_at(row, 2 * part);  // the second half: chunk 2 * part + 1, at ^ 16
-    rotary_at = 7 * kTileSlabBytes + wgmma::chunk_at(row, part);       // the second chunk: part + 4, at ^ 64
+    part = lane % 4;
+    const int row_of_tile = warp % kFeedJobs * kFeedRows + row;
+    codes_at = odd * kTileSlabBytes + wgmma::chunk_at(row_of_tile, 2 * part);
+    rotary_at = 7 * kTileSlabBytes + wgmma::chunk_at(row_of_tile, part);
   }
   /// Bytes from a raw row's start of the lane's chunk in its first block; its next is 128 further.
   __device__ int raw_at() const { return odd * 64 + part * 16; }
 };
 constexpr int kFeederBlocks = 4;  ///< of a lane
+static_assert(kFeedWarps % kFeedJobs == 4 && kFeedJobs == 8, "the jobs of a warp are four apart in their tiles");
+/// What to add (by exclusive or) to places in the tile for the warp's job number `turn`.
+__device__ __forceinline__ int turned(int turn) { return turn % 2 * 4 * kFeedRows * wgmma::kSlabRowBytes; }
 
-__device__ __forceinline__ std::uint8_t* raw_of(Shared& shared, const Feeder& feeder, int slot) {
-  return shared.raw[slot] + feeder.row * kRowBytes + feeder.raw_at();
+__device__ __forceinline__ std::uint8_t* raw_of(Shared& shared, const Feeder& feeder, int warp, int slot) {
+  return shared.raw[warp][slot] + feeder.row * kRowBytes + feeder.raw_at();
+}
+__device__ __forceinline__ std::uint8_t* scales_of(Shared& shared, const Feeder& feeder, int warp, int slot) {
+  return shared.scales[warp][slot] + feeder.row * kScaleBytes;
 }
 
 /// Where a row lies: a third word has its scales' distance.
@@ -39,21 +49,20 @@ struct Found {
   std::int32_t to_scales = 0;
 };
 
-/// Looks rows up for a whole warp: a lane each, for eight tiles at a time, a batch ahead of their copies.
+/// Looks rows up for a whole warp: a lane each, for eight jobs at a time, a batch ahead of their copies.
 class Lookup {
  public:
-  __device__ Lookup(const Rows& rows, const Range& range, int warp)
-      : rows_(rows), range_(range), first_(range.first_row + threadIdx.x % 32 / kFeedRows * kTileRows + warp * kFeedRows + threadIdx.x % kFeedRows) {
+  __device__ Lookup(const Rows& rows, const Range& range, int warp) : rows_(rows), range_(range), warp_(warp) {
     number_ = rows.number(row_of(0));
     find(0);
   }
-  /// The lane's row of the next tile; `present` gets a bit for each of the warp's rows of it.
-  __device__ __forceinline__ Found next(int row_of_warp, std::uint32_t& present) {
-    const int turn = tile_ % kBatch;
-    if (turn == 0 && tile_ != 0) find(tile_ / kBatch);
-    ++tile_;
+  /// The lane's row of the warp's next job; `present` gets a bit for each of the four.
+  __device__ __forceinline__ Found next(int row_of_job, std::uint32_t& present) {
+    const int turn = job_ % kBatch;
+    if (turn == 0 && job_ != 0) find(job_ / kBatch);
+    ++job_;
     present = present_ >> (turn * kFeedRows) & ((1u << kFeedRows) - 1);
-    const int lane = turn * kFeedRows + row_of_warp;
+    const int lane = turn * kFeedRows + row_of_job;
     Found found;
     found.row = __shfl_sync(kAllLanes, mine_.row, lane);
     found.to_scales = __shfl_sync(kAllLanes, mine_.to_scales, lane);
@@ -64,7 +73,8 @@ class Lookup {
   static constexpr int kBatch = 32 / kFeedRows;
 
   __device__ __forceinline__ int row_of(int batch) const {
-    const int i = first_ + batch * kBatch * kTileRows;
+    const int lane = threadIdx.x % 32, job = warp_ + (batch * kBatch + lane / kFeedRows) * kFeedWarps;
+    const int i = range_.first_row + job * kFeedRows + lane % kFeedRows;
     return i < range_.end_row ? i : rows_.count();
   }
   __device__ __forceinline__ void find(int batch) {
@@ -76,24 +86,23 @@ class Lookup {
 
   const Rows& rows_;
   const Range range_;
-  int first_, tile_ = 0;
+  const int warp_;
+  int job_ = 0;
   std::int32_t number_;
   std::uint32_t present_;
   Found mine_;
 };
 
 /// Starts the copies of this lane's chunks of a row. An absent row is zeros.
-__device__ __forceinline__ void copy_chunks(Shared& shared, const Feeder& feeder, int slot, const Found& found) {
+__device__ __forceinline__ void copy_chunks(Shared& shared, const Feeder& feeder, int warp, int slot, const Found& found) {
   const bool is_there = found.row != 0;
-  std::uint8_t* const raw = raw_of(shared, feeder, slot);
+  std::uint8_t* const raw = raw_of(shared, feeder, warp, slot);
   const auto* row = reinterpret_cast<const std::uint8_t*>(found.row);
   const auto* from = row + feeder.raw_at();
 #pragma unroll
   for (int c = 0; c < kFeederBlocks; ++c) copy::async_or_zeros<16>(raw + c * 128, from + c * 128, is_there);
   if (feeder.odd) copy::async_or_zeros<16>(raw + 3 * 128 + 64, from + 3 * 128 + 64, is_there);
-  if (feeder.odd == 0 && feeder.part == 0) {
-    copy::async_or_zeros<8>(shared.scales[slot] + feeder.row * kScaleBytes, row + found.to_scales, is_there);
-  }
+  if (feeder.odd == 0 && feeder.part == 0) copy::async_or_zeros<8>(scales_of(shared, feeder, warp, slot), row + found.to_scales, is_there);
 }
 
 /// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above kLargestCode are
@@ -129,12 +138,12 @@ __device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int c, c
 }
 
 /// A lane's chunks of a row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
-__device__ __noinline__ void dequantise_any(Shared& shared, int warp, int slot, int tile_slot) {
+__device__ __noinline__ void dequantise_any(Shared& shared, int warp, int turn, int slot, int tile_slot) {
   const Feeder feeder(warp);
-  const uint2 codes = *reinterpret_cast<const uint2*>(shared.scales[slot] + feeder.row * kScaleBytes);
+  const uint2 codes = *reinterpret_cast<const uint2*>(scales_of(shared, feeder, warp, slot));
 #pragma unroll 1
   for (int c = 0; c < kFeederBlocks - feeder.odd; ++c) {
-    const auto* words = reinterpret_cast<const std::uint32_t*>(raw_of(shared, feeder, slot) + c * 128);
+    const auto* words = reinterpret_cast<const std::uint32_t*>(raw_of(shared, feeder, warp, slot) + c * 128);
     const std::uint32_t scale = scale_code(codes, feeder.odd, c);
     std::uint32_t w[8];
 #pragma unroll
@@ -142,32 +151,17 @@ __device__ __noinline__ void dequantise_any(Shared& shared, int warp, int slot, 
       w[2 * i] = widen_any(words[i], words[i] >> 16, scale);
       w[2 * i + 1] = widen_any(words[i] >> 8, words[i] >> 24, scale);
     }
-    store_block(shared.tiles[tile_slot], feeder.codes_at, c, w);
+    store_block(shared.tiles[tile_slot], feeder.codes_at ^ turned(turn), c, w);
   }
 }
 
-/// A lane's chunks of a row, as they came.
-struct RawChunks {
-  uint4 blocks[kFeederBlocks], rotary;  ///< `rotary`: the second rotary chunk, where the last of `blocks` is the first
-  uint2 codes;
-};
-__device__ __forceinline__ RawChunks read_raw(Shared& shared, const Feeder& feeder, int slot) {
-  RawChunks chunks;
-  const std::uint8_t* raw = raw_of(shared, feeder, slot);
-#pragma unroll
-  for (int c = 0; c < kFeederBlocks; ++c) chunks.blocks[c] = *reinterpret_cast<const uint4*>(raw + c * 128);
-  chunks.codes = *reinterpret_cast<const uint2*>(shared.scales[slot] + feeder.row * kScaleBytes);
-  if (feeder.odd) chunks.rotary = *reinterpret_cast<const uint4*>(raw + 3 * 128 + 64);
-  return chunks;
-}
-
-/// Puts them into a tile. True if they need dequantise_any.
-__device__ __forceinline__ bool dequantise(const Feeder& feeder, const RawChunks& chunks, std::uint8_t* tile) {
+/// A lane's chunks of a row, from the ring into a tile. True if they need dequantise_any.
+__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, const uint2& codes, std::uint8_t* tile, int turn) {
   std::uint32_t largest = 0;  // magnitudes of two codes
 #pragma unroll
   for (int c = 0; c < kFeederBlocks; ++c) {
-    const uint4& v = chunks.blocks[c];
-    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w}, factor = factor_of(scale_code(chunks.codes, feeder.odd, c));
+    const uint4 v = *reinterpret_cast<const uint4*>(raw + c * 128);
+    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w}, factor = factor_of(scale_code(codes, feeder.odd, c));
     std::uint32_t w[8], largest_here = largest;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -176,51 +170,52 @@ __device__ __forceinline__ bool dequantise(const Feeder& feeder, const RawChunks
       w[2 * i + 1] = four.y;
     }
     if (c < kFeederBlocks - 1 || feeder.odd == 0) {
-      store_block(tile, feeder.codes_at, c, w);
+      store_block(tile, feeder.codes_at ^ turned(turn), c, w);
       largest = largest_here;
+    } else {
+      const int at = feeder.rotary_at ^ turned(turn);
+      *reinterpret_cast<uint4*>(tile + at) = v;
+      *reinterpret_cast<uint4*>(tile + (at ^ 64)) = *reinterpret_cast<const uint4*>(raw + 3 * 128 + 64);
     }
-  }
-  if (feeder.odd) {
-    *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = chunks.blocks[3];
-    *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = chunks.rotary;
   }
   // The pad byte behind the scales can only cost time.
   const bool has_nan = (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0;
-  return has_nan || (has_large_code(chunks.codes.x) | has_large_code(chunks.codes.y)) != 0;
+  return has_nan || (has_large_code(codes.x) | has_large_code(codes.y)) != 0;
 }
 
-/// The work of feeding warp `warp` (0..7).
+/// The work of feeding warp `warp` (0..11): jobs warp, warp + 12, ... of the block's tiles.
 __device__ __forceinline__ void feed(Shared& shared, const Rows& rows, const Range& range, int warp) {
   const Feeder feeder(warp);
-  const int lane = threadIdx.x % 32, row_of_warp = feeder.row % kFeedRows;
+  const bool is_first_lane = threadIdx.x % 32 == 0;
   Lookup lookup(rows, range, warp);
-  std::uint32_t present[kAhead];  // of the tiles under way, the oldest first
+  std::uint32_t present[kAhead];  // of the jobs under way, the oldest first
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
-    const Found found = lookup.next(row_of_warp, present[i]);
-    copy_chunks(shared, feeder, i, found);
+    const Found found = lookup.next(feeder.row, present[i]);
+    copy_chunks(shared, feeder, warp, i, found);
     copy::commit();
   }
-  Ring<kTiles> tile;
-  int slot = 0;  // of the ring of raw tiles
+  int turn = 0;
 #pragma unroll 1
-  for (int i = 0; i < range.tiles; ++i, tile.next()) {
+  for (int job = warp; job < range.tiles * kFeedJobs; job += kFeedWarps, ++turn) {
+    const int tile = job / kFeedJobs, tile_slot = tile % kTiles, slot = turn % kAhead;
     copy::wait<kAhead - 1>();
     __syncwarp();  // the row's scales came through one of its lanes
-    const RawChunks chunks = read_raw(shared, feeder, slot);
-    barrier::wait(&shared.tile_empty[tile.slot], tile.parity ^ 1);
-    if (dequantise(feeder, chunks, shared.tiles[tile.slot])) dequantise_any(shared, warp, slot, tile.slot);
-    if (lane == 0) shared.present[tile.slot][warp] = static_cast<std::uint8_t>(present[0]);
+    const uint2 codes = *reinterpret_cast<const uint2*>(scales_of(shared, feeder, warp, slot));
+    barrier::wait(&shared.tile_empty[tile_slot], (tile / kTiles & 1) ^ 1);
+    if (dequantise(feeder, raw_of(shared, feeder, warp, slot), codes, shared.tiles[tile_slot], turn)) {
+      dequantise_any(shared, warp, turn, slot, tile_slot);
+    }
+    if (is_first_lane) shared.present[tile_slot][job % kFeedJobs] = static_cast<std::uint8_t>(present[0]);
     barrier::publish_to_tensor_cores();
     __syncwarp();
-    if (lane == 0) barrier::arrive(&shared.tile_full[tile.slot]);
-    // The ring's slot is used up by the whole warp: the tile after those under way may come.
+    if (is_first_lane) barrier::arrive(&shared.tile_full[tile_slot]);
+    // The ring's slot is used up by the whole warp: the job after those under way may come.
 #pragma unroll
     for (int k = 1; k < kAhead; ++k) present[k - 1] = present[k];
-    const Found found = lookup.next(row_of_warp, present[kAhead - 1]);
-    copy_chunks(shared, feeder, slot, found);
+    const Found found = lookup.next(feeder.row, present[kAhead - 1]);
+    copy_chunks(shared, feeder, warp, slot, found);
     copy::commit();
-    slot = slot == kAhead - 1 ? 0 : slot + 1;
   }
   copy::wait<0>();
 }

@@ -11,14 +11,14 @@ constexpr int kQueryChunks = kDim / 8, kQueryStep = 2 * kGroup / kQueryChunks, k
 struct Queries {
   uint4 chunks[kQueriesOfThread];
 };
-__device__ __forceinline__ void fetch_queries(const Launch& launch, std::int64_t t, int first_head, Queries& queries) {
+__device__ __forceinline__ void fetch_queries(const Launch& launch, std::int64_t t, int first_head, int num_heads, Queries& queries) {
   const TensorView& q = launch.args.q;
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
   const bf16* const from = static_cast<const bf16*>(q.data) + t * q.strides[0] + (first_head + first) * q.strides[1] + chunk * 8;
 #pragma unroll
   for (int i = 0; i < kQueriesOfThread; ++i) {
     queries.chunks[i] = uint4{0, 0, 0, 0};
-    if (first_head + first + i * kQueryStep < launch.problem.num_heads) {
+    if (first + i * kQueryStep < num_heads) {
       queries.chunks[i] = *reinterpret_cast<const uint4*>(from + i * kQueryStep * q.strides[1]);
     }
   }
@@ -96,6 +96,8 @@ __device__ __forceinline__ void start_logits(const Shared& shared, int tile_slot
 __device__ __forceinline__ void soften(Shared& shared, int group, std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads,
                                        float (&factor)[2]) {
   const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
+  int at = wgmma::chunk_at(head, 4 * group) + 4 * quad;  // of the first columns' weights; the next are at ^ 16, ^ 32, ^ 48
+  asm volatile("" : "+r"(at));  // or the compiler keeps all of them in registers, which are scarce
   float now[2] = {-kInfinity, -kInfinity};
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -121,7 +123,7 @@ __device__ __forceinline__ void soften(Shared& shared, int group, std::uint32_t 
     for (int j = 0; j < 4; ++j) {
       const float p0 = exp2f(s[4 * j + 2 * r] - base), p1 = exp2f(s[4 * j + 2 * r + 1] - base);
       sum += p0 + p1;
-      *reinterpret_cast<std::uint32_t*>(shared.weights + wgmma::chunk_at(head + 8 * r, 4 * group + j) + 4 * quad) = mma::pack_bf16x2(p0, p1);
+      *reinterpret_cast<std::uint32_t*>(shared.weights + (at ^ j << 4) + r * 8 * wgmma::kSlabRowBytes) = mma::pack_bf16x2(p0, p1);
     }
     heads.total[r] = heads.total[r] * factor[r] + sum;
     if (quad == 0) {

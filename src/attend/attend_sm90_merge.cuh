@@ -11,12 +11,13 @@ namespace fathom::attend_sm90_kernel {
 constexpr int kPartPitch = kDim + 8;  ///< floats from a head to the next: fragments of eight heads meet different banks
 static_assert(kHeads * kPartPitch * sizeof(float) <= offsetof(Shared, weights));
 
-__device__ __forceinline__ void keep_part(Shared& shared, int group, const HeadPair& heads, const float (&out)[2][64]) {
+__device__ __forceinline__ void keep_part(Shared& shared, int num_heads, int group, const HeadPair& heads, const float (&out)[2][64]) {
   const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
   float* const sums = reinterpret_cast<float*>(shared.q);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int h = head + 8 * r;
+    if (h >= num_heads) continue;
     float* row = sums + h * kPartPitch + group * 256;
 #pragma unroll
     for (int j = 0; j < 32; ++j) {
@@ -47,14 +48,14 @@ __device__ __forceinline__ void leave_part(const Launch& launch, std::int64_t pa
 }
 
 /// Merges the cluster's parts: block `rank` has the heads rank, rank + blocks, ... All threads of both math groups call it.
-__device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shared, std::int64_t unit, std::int64_t t, int first_head) {
+__device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shared, std::int64_t unit, std::int64_t t, int first_head, int num_heads) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int blocks = launch.splits / launch.parts, rank = static_cast<int>(blockIdx.y) % blocks;
   const std::int64_t part = unit * launch.parts + blockIdx.y / blocks;
   const int first = rank + warp * blocks, step = 2 * kGroup / 32 * blocks;
   cluster::arrive();
   cluster::wait();
-  for (int h = first; h < kHeads && first_head + h < launch.problem.num_heads; h += step) {
+  for (int h = first; h < num_heads; h += step) {
     const std::uint32_t states = cluster::address_in(&shared.states[0][h], lane < blocks ? lane : rank);
     const float base = cluster::load(states), total = cluster::load(states + sizeof(shared.states[0])), most = cluster::load(states + 2 * sizeof(shared.states[0]));
     const bool has_part = lane < blocks;

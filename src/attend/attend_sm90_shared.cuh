@@ -1,7 +1,7 @@
 // attend on Hopper: 64 heads of one query to a thread block of four warpgroups.
 //
 //   math 0, 1   the products and the softmax (attend_sm90_math.cuh)
-//   feed 0, 1   rows from the pages, dequantised, tile by tile (attend_sm90_feed.cuh)
+//   feed 0..2   rows from the pages, dequantised, tile by tile (attend_sm90_feed.cuh)
 //
 // Where a query is split among blocks, they are a cluster and merge their parts through each other's shared memory
 // (attend_sm90_merge.cuh). This file has what all of them share.
@@ -28,10 +28,11 @@ using namespace attend_rows;
 
 constexpr int kHeads = 64;
 constexpr int kGroup = 128;                       ///< threads of a warpgroup
-constexpr int kThreads = 4 * kGroup;
+constexpr int kThreads = 5 * kGroup;              ///< math 0, 1; feed 0, 1, 2
 constexpr int kTileRows = 32, kTiles = 3;         ///< dequantised tiles kept
-constexpr int kFeedWarps = 8, kFeedRows = kTileRows / kFeedWarps;  ///< rows of a tile that a feeding warp brings
-constexpr int kAhead = 3;                         ///< raw tiles under way
+constexpr int kFeedWarps = 12;
+constexpr int kFeedRows = 4, kFeedJobs = kTileRows / kFeedRows;  ///< a tile is eight jobs of four rows
+constexpr int kAhead = 2;                         ///< jobs of a feeding warp whose rows are under way
 constexpr int kSlabs = kDim / wgmma::kSlabElements;
 constexpr int kQuerySlabBytes = kHeads * wgmma::kSlabRowBytes, kTileSlabBytes = kTileRows * wgmma::kSlabRowBytes;
 constexpr float kSlack = 8;                       ///< as attend_sm80_kernel.cuh
@@ -40,11 +41,11 @@ struct alignas(1024) Shared {
   std::uint8_t q[kSlabs * kQuerySlabBytes];
   std::uint8_t tiles[kTiles][kSlabs * kTileSlabBytes];
   std::uint8_t weights[kHeads * wgmma::kSlabRowBytes];  ///< 32 columns of each math group's tile
-  std::uint8_t raw[kAhead][kTileRows * kRowBytes];
-  std::uint8_t scales[kAhead][kTileRows * kScaleBytes];
-  alignas(8) std::uint8_t present[kTiles][kFeedWarps];  ///< a bit for each of a feeding warp's rows
+  std::uint8_t raw[kFeedWarps][kAhead][kFeedRows * kRowBytes];
+  std::uint8_t scales[kFeedWarps][kAhead][kFeedRows * kScaleBytes];
+  alignas(8) std::uint8_t present[kTiles][kFeedJobs];   ///< a bit for each of a job's rows
   float base[2][kHeads], factor[2][kHeads];             ///< after each math group's last tile: what weights are relative to, how sums change
-  float totals[2][kHeads], largest[2][kHeads];
+  float totals[2][kHeads], largest[2][kHeads], sinks[kHeads];
   std::uint64_t tile_full[kTiles], tile_empty[kTiles], weights_full[2], weights_empty[2];
   float states[3][kHeads];  ///< of the block's part, for the blocks of its cluster: base, total, largest
   int is_last;

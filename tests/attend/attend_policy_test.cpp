@@ -23,25 +23,28 @@ constexpr ClusterRoom kH100Room{0, 132, 66, 42, 31, 24, 18, 16, 15};  // of one 
 TEST(AttendPolicy, FewQueriesAreSplitUntilTheDeviceIsFull) {
   using Cut = AttendSm90Policy::Cut;
   const AttendSm90Policy policy = attend_sm90_policy(flash(256), kH100Room);
-  EXPECT_EQ(policy.cut(128), Cut{});
-  EXPECT_EQ(policy.cut(67), Cut{});
-  EXPECT_EQ(policy.cut(66), (Cut{2, 1}));
-  EXPECT_EQ(policy.cut(16).parts, 1);  // one cluster a query, as large as there is room for 16 of
-  EXPECT_EQ(policy.cut(16).cluster, 7);
-  const AttendSm90Policy long_rows = attend_sm90_policy(flash(1, 64, 8192), kH100Room);
-  EXPECT_GT(long_rows.cut(1).parts, 4);
-  EXPECT_EQ(long_rows.cut(1).cluster, 8);
+  EXPECT_EQ(policy.cut(4096, 64), Cut{});
+  EXPECT_EQ(policy.cut(128, 64), Cut{});
+  EXPECT_EQ(policy.cut(64, 64), (Cut{64, 2, 1}));
+  EXPECT_EQ(policy.cut(8, 64), (Cut{32, 7, 1}));  // 16 clusters of seven: there is no room for 16 of eight
+  EXPECT_EQ(policy.cut(1, 64), (Cut{16, 7, 1}));  // sums of few heads are soon exchanged
+  EXPECT_EQ(policy.cut(128, 8), Cut{});
+  const AttendSm90Policy::Cut long_rows = attend_sm90_policy(flash(1, 64, 8192), kH100Room).cut(1, 64);
+  EXPECT_EQ(long_rows.cluster, 8);
+  EXPECT_GT(long_rows.parts, 1);
 }
 
 TEST(AttendPolicy, BlocksOfASplitQueryAreOnTheDeviceTogether) {
   for (const int entries : {0, 512, 1024, 8192}) {
-    const AttendSm90Policy policy = attend_sm90_policy(flash(256, 64, entries), kH100Room);
-    for (std::int64_t units = 1; units < 300; ++units) {
-      const AttendSm90Policy::Cut cut = policy.cut(units);
-      if (cut.cluster * cut.parts == 1) continue;
-      EXPECT_LE(units * cut.parts, kH100Room[cut.cluster]) << units;
-      EXPECT_LE(cut.cluster * cut.parts, policy.tiles) << units;
-      EXPECT_LE(cut.parts, 32);
+    for (const int heads : {1, 8, 16, 33, 64, 128}) {
+      const AttendSm90Policy policy = attend_sm90_policy(flash(256, heads, entries), kH100Room);
+      for (std::int64_t tokens = 1; tokens < 300; ++tokens) {
+        const AttendSm90Policy::Cut cut = policy.cut(tokens, heads);
+        if (cut.cluster * cut.parts == 1) continue;
+        EXPECT_LE(tokens * cut.head_blocks(heads) * cut.parts, kH100Room[cut.cluster]) << tokens;
+        EXPECT_LE(cut.cluster * cut.parts, policy.tiles) << tokens;
+        EXPECT_LE(cut.parts, 32);
+      }
     }
   }
 }
@@ -60,8 +63,8 @@ TEST(AttendPolicy, ScratchHoldsWhatAnyNumberOfTokensSplitsInto) {
             EXPECT_LE(units, sm80.most_split_units(capacity, heads)) << tokens << " of " << capacity << ", heads " << heads;
             EXPECT_LE(splits, kMostAttendSplits);
           }
-          const std::int64_t wide = tokens * sm90.head_blocks(heads);
-          const AttendSm90Policy::Cut cut = sm90.cut(wide);
+          const AttendSm90Policy::Cut cut = sm90.cut(tokens, heads);
+          const std::int64_t wide = tokens * cut.head_blocks(heads);
           if (cut.parts == 1) continue;  // nothing goes to memory
           EXPECT_LE(wide * cut.parts, most.parts) << tokens << " of " << capacity << ", heads " << heads;
           EXPECT_LE(wide * cut.cluster, most.counters) << tokens << " of " << capacity << ", heads " << heads;
@@ -89,11 +92,11 @@ TEST(AttendPolicy, OneStepIsNeverSplit) {
   problem.entries_rows = RowsBy::none;
   problem.window_width = 32;
   EXPECT_EQ(attend_sm80_policy(problem, kH100).most_splits, 1);
-  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).cut(1), AttendSm90Policy::Cut{});
+  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).cut(1, 64), AttendSm90Policy::Cut{});
   EXPECT_EQ(attend_sm90_policy(problem, kH100Room).most(1, 64).parts, 0);
   problem.window_width = 0;
   problem.window_rows = RowsBy::none;
-  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).cut(1), AttendSm90Policy::Cut{});
+  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).cut(1, 64), AttendSm90Policy::Cut{});
 }
 
 }  // namespace
