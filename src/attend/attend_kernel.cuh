@@ -36,6 +36,7 @@ struct Launch {
   AttendArgs args;
   PagedCacheView caches[2];
   SetPlace places[2];
+  std::int64_t units;  ///< queries times their blocks of heads
   int heads;       ///< of a block, at most
   int splits;      ///< blocks that share a query's rows
   int parts;       ///< of them that leave their sums in memory: all, or one for each cluster

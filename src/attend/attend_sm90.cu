@@ -15,59 +15,99 @@ namespace fathom {
 namespace attend_sm90_kernel {
 namespace {
 
-constexpr int kResultPitch = kDim * 2 + 16;  ///< bytes from a head to the next in shared memory: rows of a matrix meet different banks
-static_assert(kHeads * kResultPitch <= offsetof(Shared, weights));
+/// Byte of 16-byte chunk `chunk` of head h's result while it waits where the queries were.
+__device__ __forceinline__ int result_at(int h, int chunk) { return h * kDim * 2 + ((chunk ^ (h & 7)) << 4); }
 
-/// Normalised results of the block's heads: through shared memory, where queries and tiles were, so that whole rows leave.
-__device__ __forceinline__ void store_results(const Launch& launch, Shared& shared, std::int64_t t, int first_head, int num_heads, int group,
-                                              const HeadPair& heads, const float (&out)[2][64]) {
+/// Normalised results of the block's heads, into shared memory, so that whole rows leave.
+__device__ __forceinline__ void stage_results(const Launch& launch, Shared& shared, const Unit& unit, int group, const HeadPair& heads,
+                                              const float (&out)[2][64]) {
   const int thread = threadIdx.x % kGroup, lane = thread % 32, head = thread / 32 * 16 + lane / 4;
   float inverse[2];
   bool is_empty[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const Finish finish = finish_head(shared.sinks[head + 8 * r], heads.base[r], heads.total[r]);
+    const int h = head + 8 * r;
+    const Finish finish = finish_head(shared.sinks[h], heads.base[r], heads.total[r]);
     inverse[r] = finish.inverse;
     is_empty[r] = finish.is_empty;
-    const int h = head + 8 * r;
-    if (group == 0 && lane % 4 == 0 && h < num_heads) store_head_state(launch, t, first_head + h, heads.base[r], heads.total[r], heads.most[r]);
+    if (group == 0 && lane % 4 == 0 && h < unit.num_heads) {
+      store_head_state(launch, unit.t, unit.first_head + h, heads.base[r], heads.total[r], heads.most[r]);
+    }
   }
-  std::uint8_t* const row = shared.q + (thread / 32 * 16 + lane % 16) * kResultPitch + group * 512 + lane / 16 * 16;
+  const int at = result_at(thread / 32 * 16 + lane % 16, group * 32 + lane / 16);
 #pragma unroll
   for (int j = 0; j < 32; j += 2) {
     std::uint32_t w[2][2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float* at = out[j / 16] + (j % 16 + i) * 4;
 #pragma unroll
-      for (int r = 0; r < 2; ++r) w[i][r] = is_empty[r] ? 0u : mma::pack_bf16x2(at[2 * r] * inverse[r], at[2 * r + 1] * inverse[r]);
+      for (int r = 0; r < 2; ++r) {
+        const float* from = out[j / 16] + (j % 16 + i) * 4 + 2 * r;
+        w[i][r] = is_empty[r] ? 0u : mma::pack_bf16x2(from[0] * inverse[r], from[1] * inverse[r]);
+      }
     }
-    mma::store_matrix_x4(row + j * 16, w[0][0], w[0][1], w[1][0], w[1][1]);
+    mma::store_matrix_x4(shared.q + (at ^ j << 4), w[0][0], w[0][1], w[1][0], w[1][1]);
   }
-  barrier::sync<1, 2 * kGroup>();
+}
+/// Sends them, back in the caller's order of elements.
+__device__ __forceinline__ void send_results(const Launch& launch, const Shared& shared, const Unit& unit) {
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
   const TensorView& view = launch.args.out;
-  bf16* const to = static_cast<bf16*>(view.data) + t * view.strides[0] + (first_head + first) * view.strides[1] + chunk * 8;
+  bf16* const to = static_cast<bf16*>(view.data) + unit.t * view.strides[0] + (unit.first_head + first) * view.strides[1] + chunk * 8;
 #pragma unroll 4
   for (int i = 0; i < kQueriesOfThread; ++i) {
     const int h = first + i * kQueryStep;
-    if (h >= num_heads) break;
-    *reinterpret_cast<uint4*>(to + i * kQueryStep * view.strides[1]) =
-        in_tile_order(*reinterpret_cast<const uint4*>(shared.q + h * kResultPitch + chunk * 16), chunk);
+    if (h >= unit.num_heads) break;
+    *reinterpret_cast<uint4*>(to + i * kQueryStep * view.strides[1]) = in_tile_order(*reinterpret_cast<const uint4*>(shared.q + result_at(h, chunk)), chunk);
   }
+}
+
+/// The work of math group `group`. While results leave, the next unit's queries are already on their way.
+__device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, int group) {
+  Unit unit(launch, blockIdx.x);
+  Queries queries;
+  fetch_queries(launch, unit, queries);
+  int base = 0, tiles = Range(launch, Rows(launch, unit.t)).tiles;
+#pragma unroll 1
+  while (true) {
+    keep_queries(shared, queries);
+    if (threadIdx.x < kHeads) {
+      shared.sinks[threadIdx.x] = static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
+    }
+    barrier::sync<1, 2 * kGroup>();
+    HeadPair heads;
+    float out[2][64];
+    clear(out);
+    attend_tiles(launch, shared, base, tiles, group, heads, out);
+    close_totals(shared, group, heads);
+    if (launch.splits > 1) {  // then a block has one unit
+      keep_part(shared, unit.num_heads, group, heads, out);
+      return merge_cluster(launch, shared, unit);
+    }
+    stage_results(launch, shared, unit, group, heads, out);
+    const std::int64_t next = unit.number + gridDim.x;
+    if (next >= launch.units) break;
+    const Unit after(launch, next);
+    fetch_queries(launch, after, queries);
+    base += tiles;
+    tiles = Range(launch, Rows(launch, after.t)).tiles;
+    barrier::sync<1, 2 * kGroup>();
+    send_results(launch, shared, unit);
+    unit = after;
+    barrier::sync<1, 2 * kGroup>();  // the results have left shared memory
+  }
+  barrier::sync<1, 2 * kGroup>();
+  send_results(launch, shared, unit);
 }
 
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Launch launch) {
   extern __shared__ __align__(1024) std::uint8_t shared_bytes[];
   Shared& shared = *reinterpret_cast<Shared*>(shared_bytes);
-  const int head_blocks = (launch.problem.num_heads + launch.heads - 1) / launch.heads;
-  const std::int64_t unit = blockIdx.x, t = unit / head_blocks;
-  const int first_head = static_cast<int>(unit % head_blocks) * launch.heads, num_heads = min(launch.heads, launch.problem.num_heads - first_head);
   // The same in all lanes, and the compiler is to know it: descriptors live in uniform registers.
-  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0), role = warp * 32 / kGroup;  // 0, 1 math; 2, 3, 4 feed
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0), role = warp * 32 / kGroup;  // 0, 1 math; 2, 3 feed
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTiles; ++i) {
-      barrier::init(&shared.tile_full[i], kFeedJobs);
+      barrier::init(&shared.tile_full[i], kFeedWarps);
       barrier::init(&shared.tile_empty[i], 2 * kGroup / 32);
     }
     for (int i = 0; i < 2; ++i) {
@@ -78,34 +118,13 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   }
   let_next_launch_begin();
   wait_for_launch_before();
-  const Rows rows(launch, t);
-  const int tiles = (rows.count() + kTileRows - 1) / kTileRows;
-  const int begin = static_cast<int>(std::int64_t{tiles} * blockIdx.y / launch.splits);
-  const int end = static_cast<int>(std::int64_t{tiles} * (blockIdx.y + 1) / launch.splits);
-  const Range range{begin * kTileRows, min(end * kTileRows, rows.count()), end - begin};
   __syncthreads();
   if (role >= 2) {
-    barrier::give_registers<40>();
-    feed(shared, rows, range, warp - 2 * kGroup / 32);
+    barrier::give_registers<64>();
+    feed(launch, shared, warp - 2 * kGroup / 32);
   } else {
-    barrier::take_registers<176>();
-    Queries queries;
-    fetch_queries(launch, t, first_head, num_heads, queries);
-    keep_queries(shared, queries);
-    if (threadIdx.x < kHeads) {
-      shared.sinks[threadIdx.x] = static_cast<int>(threadIdx.x) < num_heads ? sink_of(launch, first_head + threadIdx.x) : -kInfinity;
-    }
-    barrier::sync<1, 2 * kGroup>();
-    HeadPair heads;
-    float out[2][64] = {};
-    attend_tiles(launch, shared, range, role, heads, out);
-    close_totals(shared, role, heads);
-    if (launch.splits == 1) {
-      store_results(launch, shared, t, first_head, num_heads, role, heads, out);
-    } else {
-      keep_part(shared, num_heads, role, heads, out);
-      merge_cluster(launch, shared, unit, t, first_head, num_heads);
-    }
+    barrier::take_registers<192>();
+    calculate(launch, shared, role);
   }
 }
 
@@ -193,7 +212,7 @@ Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, {}, 0, 1, 1, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, {}, 0, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
   const std::int64_t num_tokens = args.q.shape[0];
   const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) && has_aligned_rows(args.out);
@@ -203,6 +222,7 @@ Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const R
   const std::int64_t units = num_tokens * cut.head_blocks(problem.num_heads);
   Scratch scratch(context.workspace.scratch);
   const Pieces pieces = lay_out(cut.parts > 1 ? units * cut.parts : 0, scratch);
+  parameters.units = units;
   parameters.heads = cut.heads;
   parameters.splits = cut.cluster * cut.parts;
   parameters.parts = cut.parts;
@@ -216,7 +236,8 @@ Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const R
   attributes[1].val.clusterDim.x = 1;
   attributes[1].val.clusterDim.y = static_cast<unsigned>(cut.cluster);
   attributes[1].val.clusterDim.z = 1;
-  return launch_with(attributes, 2, "attend", context, attend_kernel, dim3(static_cast<unsigned>(units), parameters.splits), dim3(kThreads),
+  const std::int64_t columns = parameters.splits > 1 ? units : std::min<std::int64_t>(units, context.device.limits().num_multiprocessors);
+  return launch_with(attributes, 2, "attend", context, attend_kernel, dim3(static_cast<unsigned>(columns), parameters.splits), dim3(kThreads),
                      sizeof(Shared), parameters);
 }
 

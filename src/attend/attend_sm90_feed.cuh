@@ -1,21 +1,20 @@
-// attend on Hopper: the feeding warps. A tile's 32 rows are eight jobs of four; twelve warps take jobs in turns. Each looks its
-// rows up, copies them raw, 584 bytes each, into its part of a ring (cp.async, some 50 KB under way in all), and turns them
-// into bf16 rows of the tile, swizzled for the tensor cores. Only the warp that copied a row reads it from the ring, so that the
-// ring needs no barrier. Twelve warps and not eight, because what a job costs is waiting, not work (docs/design/0013).
+// attend on Hopper: the feeding warps. Each brings four of a tile's 32 rows: looks them up, copies them raw, 584 bytes each, into
+// its part of a ring (cp.async, some 50 KB under way in all), and turns them into bf16 rows of the tile, swizzled for the tensor
+// cores. Only the warp that copied a row reads it from the ring, so that the ring needs no barrier.
 #pragma once
 
 #include "attend/attend_sm90_shared.cuh"
 
 namespace fathom::attend_sm90_kernel {
 
-/// What a lane has of a job's four rows. Eight lanes share two rows; of each they have every second block of 64 elements,
+/// What a lane has of its warp's four rows. Eight lanes share two rows; of each they have every second block of 64 elements,
 /// a 16-byte chunk of it each. Neighbouring rows are rotated differently in a tile, so that the eight lanes' stores meet
 /// eight different places. The last block is rotary: 128 bytes of bf16, two chunks a lane.
 struct Feeder {
-  int row;   ///< of the job
+  int row;   ///< of the warp's
   int odd;   ///< blocks odd, odd + 2, odd + 4, odd + 6
   int part;  ///< which 16 bytes of a block of codes
-  // Bytes from the tile's start, for the warp's first job. A warp's jobs are twelve apart: the next one's rows lie 16 further or back.
+  // Bytes from the tile's start.
   int codes_at;   ///< of the first half of chunk `part` widened, in the lane's first block; the second half lies at ^ 16
   int rotary_at;  ///< of rotary chunk `part`; chunk part + 4 lies at ^ 64
 
@@ -24,7 +23,7 @@ struct Feeder {
     row = (lane / 8 % 2) * 2 + lane / 4 % 2;
     odd = lane / 16;
     part = lane % 4;
-    const int row_of_tile = warp % kFeedJobs * kFeedRows + row;
+    const int row_of_tile = warp * kFeedRows + row;
     codes_at = odd * kTileSlabBytes + wgmma::chunk_at(row_of_tile, 2 * part);
     rotary_at = 7 * kTileSlabBytes + wgmma::chunk_at(row_of_tile, part);
   }
@@ -32,9 +31,6 @@ struct Feeder {
   __device__ int raw_at() const { return odd * 64 + part * 16; }
 };
 constexpr int kFeederBlocks = 4;  ///< of a lane
-static_assert(kFeedWarps % kFeedJobs == 4 && kFeedJobs == 8, "the jobs of a warp are four apart in their tiles");
-/// What to add (by exclusive or) to places in the tile for the warp's job number `turn`.
-__device__ __forceinline__ int turned(int turn) { return turn % 2 * 4 * kFeedRows * wgmma::kSlabRowBytes; }
 
 __device__ __forceinline__ std::uint8_t* raw_of(Shared& shared, const Feeder& feeder, int warp, int slot) {
   return shared.raw[warp][slot] + feeder.row * kRowBytes + feeder.raw_at();
@@ -49,20 +45,20 @@ struct Found {
   std::int32_t to_scales = 0;
 };
 
-/// Looks rows up for a whole warp: a lane each, for eight jobs at a time, a batch ahead of their copies.
+/// Looks rows up for a whole warp: a lane each, for eight tiles at a time, a batch ahead of their copies.
 class Lookup {
  public:
   __device__ Lookup(const Rows& rows, const Range& range, int warp) : rows_(rows), range_(range), warp_(warp) {
     number_ = rows.number(row_of(0));
     find(0);
   }
-  /// The lane's row of the warp's next job; `present` gets a bit for each of the four.
-  __device__ __forceinline__ Found next(int row_of_job, std::uint32_t& present) {
-    const int turn = job_ % kBatch;
-    if (turn == 0 && job_ != 0) find(job_ / kBatch);
-    ++job_;
+  /// The lane's row of the next tile; `present` gets a bit for each of the warp's four.
+  __device__ __forceinline__ Found next(int row_of_warp, std::uint32_t& present) {
+    const int turn = tile_ % kBatch;
+    if (turn == 0 && tile_ != 0) find(tile_ / kBatch);
+    ++tile_;
     present = present_ >> (turn * kFeedRows) & ((1u << kFeedRows) - 1);
-    const int lane = turn * kFeedRows + row_of_job;
+    const int lane = turn * kFeedRows + row_of_warp;
     Found found;
     found.row = __shfl_sync(kAllLanes, mine_.row, lane);
     found.to_scales = __shfl_sync(kAllLanes, mine_.to_scales, lane);
@@ -73,8 +69,8 @@ class Lookup {
   static constexpr int kBatch = 32 / kFeedRows;
 
   __device__ __forceinline__ int row_of(int batch) const {
-    const int lane = threadIdx.x % 32, job = warp_ + (batch * kBatch + lane / kFeedRows) * kFeedWarps;
-    const int i = range_.first_row + job * kFeedRows + lane % kFeedRows;
+    const int lane = threadIdx.x % 32;
+    const int i = range_.first_row + (batch * kBatch + lane / kFeedRows) * kTileRows + warp_ * kFeedRows + lane % kFeedRows;
     return i < range_.end_row ? i : rows_.count();
   }
   __device__ __forceinline__ void find(int batch) {
@@ -87,7 +83,7 @@ class Lookup {
   const Rows& rows_;
   const Range range_;
   const int warp_;
-  int job_ = 0;
+  int tile_ = 0;
   std::int32_t number_;
   std::uint32_t present_;
   Found mine_;
@@ -138,7 +134,7 @@ __device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int c, c
 }
 
 /// A lane's chunks of a row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
-__device__ __noinline__ void dequantise_any(Shared& shared, int warp, int turn, int slot, int tile_slot) {
+__device__ __noinline__ void dequantise_any(Shared& shared, int warp, int slot, int tile_slot) {
   const Feeder feeder(warp);
   const uint2 codes = *reinterpret_cast<const uint2*>(scales_of(shared, feeder, warp, slot));
 #pragma unroll 1
@@ -151,12 +147,12 @@ __device__ __noinline__ void dequantise_any(Shared& shared, int warp, int turn, 
       w[2 * i] = widen_any(words[i], words[i] >> 16, scale);
       w[2 * i + 1] = widen_any(words[i] >> 8, words[i] >> 24, scale);
     }
-    store_block(shared.tiles[tile_slot], feeder.codes_at ^ turned(turn), c, w);
+    store_block(shared.tiles[tile_slot], feeder.codes_at, c, w);
   }
 }
 
 /// A lane's chunks of a row, from the ring into a tile. True if they need dequantise_any.
-__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, const uint2& codes, std::uint8_t* tile, int turn) {
+__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, const uint2& codes, std::uint8_t* tile) {
   std::uint32_t largest = 0;  // magnitudes of two codes
 #pragma unroll
   for (int c = 0; c < kFeederBlocks; ++c) {
@@ -170,12 +166,11 @@ __device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint
       w[2 * i + 1] = four.y;
     }
     if (c < kFeederBlocks - 1 || feeder.odd == 0) {
-      store_block(tile, feeder.codes_at ^ turned(turn), c, w);
+      store_block(tile, feeder.codes_at, c, w);
       largest = largest_here;
     } else {
-      const int at = feeder.rotary_at ^ turned(turn);
-      *reinterpret_cast<uint4*>(tile + at) = v;
-      *reinterpret_cast<uint4*>(tile + (at ^ 64)) = *reinterpret_cast<const uint4*>(raw + 3 * 128 + 64);
+      *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = v;
+      *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = *reinterpret_cast<const uint4*>(raw + 3 * 128 + 64);
     }
   }
   // The pad byte behind the scales can only cost time.
@@ -183,34 +178,30 @@ __device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint
   return has_nan || (has_large_code(codes.x) | has_large_code(codes.y)) != 0;
 }
 
-/// The work of feeding warp `warp` (0..11): jobs warp, warp + 12, ... of the block's tiles.
-__device__ __forceinline__ void feed(Shared& shared, const Rows& rows, const Range& range, int warp) {
-  const Feeder feeder(warp);
+/// The work of feeding warp `warp` (0..7) on one unit; `base` is the number of tiles before it.
+__device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, const Range& range, int base, const Feeder& feeder, int warp) {
   const bool is_first_lane = threadIdx.x % 32 == 0;
   Lookup lookup(rows, range, warp);
-  std::uint32_t present[kAhead];  // of the jobs under way, the oldest first
+  std::uint32_t present[kAhead];  // of the tiles under way, the oldest first
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
     const Found found = lookup.next(feeder.row, present[i]);
     copy_chunks(shared, feeder, warp, i, found);
     copy::commit();
   }
-  int turn = 0;
 #pragma unroll 1
-  for (int job = warp; job < range.tiles * kFeedJobs; job += kFeedWarps, ++turn) {
-    const int tile = job / kFeedJobs, tile_slot = tile % kTiles, slot = turn % kAhead;
+  for (int i = 0; i < range.tiles; ++i) {
+    const int tile = base + i, tile_slot = tile % kTiles, slot = i % kAhead;
     copy::wait<kAhead - 1>();
     __syncwarp();  // the row's scales came through one of its lanes
     const uint2 codes = *reinterpret_cast<const uint2*>(scales_of(shared, feeder, warp, slot));
     barrier::wait(&shared.tile_empty[tile_slot], (tile / kTiles & 1) ^ 1);
-    if (dequantise(feeder, raw_of(shared, feeder, warp, slot), codes, shared.tiles[tile_slot], turn)) {
-      dequantise_any(shared, warp, turn, slot, tile_slot);
-    }
-    if (is_first_lane) shared.present[tile_slot][job % kFeedJobs] = static_cast<std::uint8_t>(present[0]);
+    if (dequantise(feeder, raw_of(shared, feeder, warp, slot), codes, shared.tiles[tile_slot])) dequantise_any(shared, warp, slot, tile_slot);
+    if (is_first_lane) shared.present[tile_slot][warp] = static_cast<std::uint8_t>(present[0]);
     barrier::publish_to_tensor_cores();
     __syncwarp();
     if (is_first_lane) barrier::arrive(&shared.tile_full[tile_slot]);
-    // The ring's slot is used up by the whole warp: the job after those under way may come.
+    // The ring's slot is used up by the whole warp: the tile after those under way may come.
 #pragma unroll
     for (int k = 1; k < kAhead; ++k) present[k - 1] = present[k];
     const Found found = lookup.next(feeder.row, present[kAhead - 1]);
@@ -218,6 +209,19 @@ __device__ __forceinline__ void feed(Shared& shared, const Rows& rows, const Ran
     copy::commit();
   }
   copy::wait<0>();
+  __syncwarp();
+}
+
+__device__ __forceinline__ void feed(const Launch& launch, Shared& shared, int warp) {
+  const Feeder feeder(warp);
+  int base = 0;
+#pragma unroll 1
+  for (std::int64_t number = blockIdx.x; number < launch.units; number += gridDim.x) {
+    const Rows rows(launch, Unit(launch, number).t);
+    const Range range(launch, rows);
+    feed_unit(shared, rows, range, base, feeder, warp);
+    base += range.tiles;
+  }
 }
 
 }  // namespace fathom::attend_sm90_kernel

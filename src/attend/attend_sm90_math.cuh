@@ -11,14 +11,14 @@ constexpr int kQueryChunks = kDim / 8, kQueryStep = 2 * kGroup / kQueryChunks, k
 struct Queries {
   uint4 chunks[kQueriesOfThread];
 };
-__device__ __forceinline__ void fetch_queries(const Launch& launch, std::int64_t t, int first_head, int num_heads, Queries& queries) {
+__device__ __forceinline__ void fetch_queries(const Launch& launch, const Unit& unit, Queries& queries) {
   const TensorView& q = launch.args.q;
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
-  const bf16* const from = static_cast<const bf16*>(q.data) + t * q.strides[0] + (first_head + first) * q.strides[1] + chunk * 8;
+  const bf16* const from = static_cast<const bf16*>(q.data) + unit.t * q.strides[0] + (unit.first_head + first) * q.strides[1] + chunk * 8;
 #pragma unroll
   for (int i = 0; i < kQueriesOfThread; ++i) {
     queries.chunks[i] = uint4{0, 0, 0, 0};
-    if (first + i * kQueryStep < num_heads) {
+    if (first + i * kQueryStep < unit.num_heads) {
       queries.chunks[i] = *reinterpret_cast<const uint4*>(from + i * kQueryStep * q.strides[1]);
     }
   }
@@ -40,6 +40,11 @@ __device__ __forceinline__ std::uint32_t present_rows(const Shared& shared, int 
   return pack(fours.x) | pack(fours.y) << 16;
 }
 
+/// Zeros, and not before this point: the registers are the queries' until then.
+__device__ __forceinline__ void clear(float (&out)[2][64]) {
+#pragma unroll
+  for (int i = 0; i < 128; ++i) asm volatile("mov.b32 %0, 0;" : "=f"(out[i / 64][i % 64]));
+}
 __device__ __forceinline__ void rescale(float (&out)[2][64], const float (&factor)[2]) {
   if (!__any_sync(kAllLanes, factor[0] != 1.f || factor[1] != 1.f)) return;
   wgmma::wait<0>();  // rare, and the compiler would wait before every look at `factor` otherwise
@@ -133,21 +138,19 @@ __device__ __forceinline__ void soften(Shared& shared, int group, std::uint32_t 
   }
 }
 
-/// Runs the tiles; `group` (0 or 1) owns every second one. A round of the loop is one owned tile and the tile before it: that
-/// one's values and the owned one's logits are under way together.
-__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, const Range& range, int group, HeadPair& heads,
+/// Runs the tiles of a unit; `base` is the number of tiles before it, and a group owns every second of all. A round of the loop is
+/// one owned tile and the tile before it: that one's values and the owned one's logits are under way together.
+__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int base, int tiles, int group, HeadPair& heads,
                                              float (&out)[2][64]) {
   const float scale_log2 = launch.problem.softmax_scale * kLog2e;
   const bool is_first_lane = threadIdx.x % 32 == 0;
-  Ring<kTiles> mine;
-  if (group == 1) mine.next();
 #pragma unroll 1
-  for (int tile = group; tile < range.tiles; tile += 2) {
-    const int before = mine.slot == 0 ? kTiles - 1 : mine.slot - 1;
+  for (int i = (group ^ base) & 1; i < tiles; i += 2) {
+    const int tile = base + i, slot = tile % kTiles, before = slot == 0 ? kTiles - 1 : slot - 1;
     float s[16], factor[2];
-    barrier::wait(&shared.tile_full[mine.slot], mine.parity);
-    start_logits(shared, mine.slot, s);
-    if (tile > 0) {
+    barrier::wait(&shared.tile_full[slot], tile / kTiles & 1);
+    start_logits(shared, slot, s);
+    if (i > 0) {
       meet_other(shared, tile - 1, group, heads, factor);
       rescale(out, factor);
       start_values(shared, before, group ^ 1, group, out);
@@ -156,34 +159,34 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     wgmma::wait<1>();
     wgmma::hold(s);
     barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
-    soften(shared, group, present_rows(shared, mine.slot) >> (2 * (threadIdx.x % 4)), scale_log2, s, heads, factor);
+    soften(shared, group, present_rows(shared, slot) >> (2 * (threadIdx.x % 4)), scale_log2, s, heads, factor);
     barrier::publish_to_tensor_cores();
     __syncwarp();
     if (is_first_lane) barrier::arrive(&shared.weights_full[group]);
     wgmma::wait<0>();
     wgmma::hold(out[0]);
     wgmma::hold(out[1]);
-    if (tile > 0) release(shared, before, group ^ 1);
+    if (i > 0) release(shared, before, group ^ 1);
     rescale(out, factor);
     barrier::wait(&shared.weights_full[group], tile >> 1 & 1);
-    start_values(shared, mine.slot, group, group, out);
+    start_values(shared, slot, group, group, out);
     wgmma::commit();
     wgmma::wait<0>();
     wgmma::hold(out[0]);
     wgmma::hold(out[1]);
-    release(shared, mine.slot, group);
-    mine.next();
-    mine.next();
+    release(shared, slot, group);
   }
-  if ((range.tiles - 1) % 2 != group && range.tiles > 0) {  // the last tile is the other group's
+  if (tiles > 0 && ((base + tiles - 1) & 1) != group) {  // the last tile is the other group's
+    const int tile = base + tiles - 1, slot = tile % kTiles;
     float factor[2];
-    meet_other(shared, range.tiles - 1, group, heads, factor);
+    meet_other(shared, tile, group, heads, factor);
     rescale(out, factor);
-    start_values(shared, mine.slot == 0 ? kTiles - 1 : mine.slot - 1, group ^ 1, group, out);
+    start_values(shared, slot, group ^ 1, group, out);
     wgmma::commit();
     wgmma::wait<0>();
     wgmma::hold(out[0]);
     wgmma::hold(out[1]);
+    release(shared, slot, group ^ 1);
   }
 }
 

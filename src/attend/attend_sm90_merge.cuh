@@ -48,14 +48,14 @@ __device__ __forceinline__ void leave_part(const Launch& launch, std::int64_t pa
 }
 
 /// Merges the cluster's parts: block `rank` has the heads rank, rank + blocks, ... All threads of both math groups call it.
-__device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shared, std::int64_t unit, std::int64_t t, int first_head, int num_heads) {
+__device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shared, const Unit& unit) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int blocks = launch.splits / launch.parts, rank = static_cast<int>(blockIdx.y) % blocks;
-  const std::int64_t part = unit * launch.parts + blockIdx.y / blocks;
+  const std::int64_t part = unit.number * launch.parts + blockIdx.y / blocks;
   const int first = rank + warp * blocks, step = 2 * kGroup / 32 * blocks;
   cluster::arrive();
   cluster::wait();
-  for (int h = first; h < num_heads; h += step) {
+  for (int h = first; h < unit.num_heads; h += step) {
     const std::uint32_t states = cluster::address_in(&shared.states[0][h], lane < blocks ? lane : rank);
     const float base = cluster::load(states), total = cluster::load(states + sizeof(shared.states[0])), most = cluster::load(states + 2 * sizeof(shared.states[0]));
     const bool has_part = lane < blocks;
@@ -68,7 +68,7 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
       add_part(head, p, sums, [&](int i) { return cluster::load4(from + i * 32 * sizeof(float4)); });
     }
     if (launch.parts == 1) {
-      store_joined(launch, t, first_head + h, head, sums, 1.f);
+      store_joined(launch, unit.t, unit.first_head + h, head, sums, 1.f);
     } else {
       leave_part(launch, part, h, head, sums);
     }
@@ -77,14 +77,14 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
   if (launch.parts > 1) {
     barrier::sync<1, 2 * kGroup>();
     if (threadIdx.x == 0) {
-      int* const counter = launch.counters + unit * blocks + rank;
+      int* const counter = launch.counters + unit.number * blocks + rank;
       __threadfence();  // the block's stores, ordered before it by the barrier, are seen by whoever sees the count
       shared.is_last = atomicAdd(counter, 1) == launch.parts - 1;
       if (shared.is_last) *counter = 0;
       __threadfence();
     }
     barrier::sync<1, 2 * kGroup>();
-    if (shared.is_last) merge_parts<kHeads>(launch, unit, t, first_head, first, step, 1.f);
+    if (shared.is_last) merge_parts<kHeads>(launch, unit.number, unit.t, unit.first_head, first, step, 1.f);
   }
   cluster::wait();
 }

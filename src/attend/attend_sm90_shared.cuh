@@ -1,7 +1,7 @@
 // attend on Hopper: 64 heads of one query to a thread block of four warpgroups.
 //
 //   math 0, 1   the products and the softmax (attend_sm90_math.cuh)
-//   feed 0..2   rows from the pages, dequantised, tile by tile (attend_sm90_feed.cuh)
+//   feed 0, 1   rows from the pages, dequantised, tile by tile (attend_sm90_feed.cuh)
 //
 // Where a query is split among blocks, they are a cluster and merge their parts through each other's shared memory
 // (attend_sm90_merge.cuh). This file has what all of them share.
@@ -28,11 +28,10 @@ using namespace attend_rows;
 
 constexpr int kHeads = 64;
 constexpr int kGroup = 128;                       ///< threads of a warpgroup
-constexpr int kThreads = 5 * kGroup;              ///< math 0, 1; feed 0, 1, 2
+constexpr int kThreads = 4 * kGroup;              ///< math 0, 1; feed 0, 1
 constexpr int kTileRows = 32, kTiles = 3;         ///< dequantised tiles kept
-constexpr int kFeedWarps = 12;
-constexpr int kFeedRows = 4, kFeedJobs = kTileRows / kFeedRows;  ///< a tile is eight jobs of four rows
-constexpr int kAhead = 2;                         ///< jobs of a feeding warp whose rows are under way
+constexpr int kFeedWarps = 8, kFeedRows = kTileRows / kFeedWarps;  ///< rows of a tile that a feeding warp brings
+constexpr int kAhead = 3;                         ///< tiles whose raw rows are under way
 constexpr int kSlabs = kDim / wgmma::kSlabElements;
 constexpr int kQuerySlabBytes = kHeads * wgmma::kSlabRowBytes, kTileSlabBytes = kTileRows * wgmma::kSlabRowBytes;
 constexpr float kSlack = 8;                       ///< as attend_sm80_kernel.cuh
@@ -43,25 +42,12 @@ struct alignas(1024) Shared {
   std::uint8_t weights[kHeads * wgmma::kSlabRowBytes];  ///< 32 columns of each math group's tile
   std::uint8_t raw[kFeedWarps][kAhead][kFeedRows * kRowBytes];
   std::uint8_t scales[kFeedWarps][kAhead][kFeedRows * kScaleBytes];
-  alignas(8) std::uint8_t present[kTiles][kFeedJobs];   ///< a bit for each of a job's rows
+  alignas(8) std::uint8_t present[kTiles][kFeedWarps];  ///< a bit for each of a feeding warp's rows
   float base[2][kHeads], factor[2][kHeads];             ///< after each math group's last tile: what weights are relative to, how sums change
   float totals[2][kHeads], largest[2][kHeads], sinks[kHeads];
   std::uint64_t tile_full[kTiles], tile_empty[kTiles], weights_full[2], weights_empty[2];
   float states[3][kHeads];  ///< of the block's part, for the blocks of its cluster: base, total, largest
   int is_last;
-};
-
-/// A ring's slot and the parity of its round.
-template <int kSlots>
-struct Ring {
-  int slot = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void next() {
-    if (++slot == kSlots) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
 };
 
 /// Elements of a tile's E4M3 blocks lie in the order 0, 2, 1, 3, as dequantise leaves them; this puts chunk `chunk` of a head's
@@ -71,9 +57,28 @@ __device__ __forceinline__ uint4 in_tile_order(const uint4& v, int chunk) {
   return {__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410), __byte_perm(v.z, v.w, 0x7632)};
 }
 
-/// The tiles of this block. Rows past the end are absent.
+/// What a block works on: some heads of a query, and this block's share of its rows. A block takes every gridDim.x-th unit.
+struct Unit {
+  std::int64_t number, t;
+  int first_head, num_heads;
+  __device__ Unit(const Launch& launch, std::int64_t number) : number(number) {
+    const int head_blocks = (launch.problem.num_heads + launch.heads - 1) / launch.heads;
+    t = number / head_blocks;
+    first_head = static_cast<int>(number % head_blocks) * launch.heads;
+    num_heads = min(launch.heads, launch.problem.num_heads - first_head);
+  }
+};
+/// The tiles of a unit that are the block's. Rows past the end are absent.
 struct Range {
   int first_row, end_row, tiles;
+  __device__ Range(const Launch& launch, const Rows& rows) {
+    const int all = (rows.count() + kTileRows - 1) / kTileRows;
+    const int begin = static_cast<int>(std::int64_t{all} * blockIdx.y / launch.splits);
+    const int end = static_cast<int>(std::int64_t{all} * (blockIdx.y + 1) / launch.splits);
+    first_row = begin * kTileRows;
+    end_row = min(end * kTileRows, rows.count());
+    tiles = end - begin;
+  }
 };
 
 /// Two heads of a math thread: rows g and g + 8 of its warp's 16.
