@@ -179,13 +179,17 @@ __device__ __forceinline__ JoinedHead join_head(float base, float total, float m
   head.used = __ballot_sync(kAllLanes, total != 0.f);
   return head;
 }
-/// sums += factor * a part's, for the 16 elements 4 * (lane + 32 i).. of a lane; `load` gives its float4 number i.
+/// A warp has of a head, or of a piece of it, the elements 4 * (lane + 32 i).. of each i in `chunks`, a bit each.
+constexpr unsigned kAllChunks = 0xf;
+
+/// sums += factor * a part's; `load` gives its float4 number i.
 template <class Load>
-__device__ __forceinline__ void add_part(const JoinedHead& head, int part, float (&sums)[4][4], Load&& load) {
+__device__ __forceinline__ void add_part(const JoinedHead& head, int part, unsigned chunks, float (&sums)[4][4], Load&& load) {
   const float factor = __shfl_sync(kAllLanes, head.factor, part);
   const bool is_used = (head.used >> part & 1) != 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
+    if ((chunks >> i & 1) == 0) continue;
     float4 v = load(i);
     if (!is_used) v = float4{0.f, 0.f, 0.f, 0.f};
     sums[i][0] = fmaf(factor, v.x, sums[i][0]);
@@ -195,14 +199,16 @@ __device__ __forceinline__ void add_part(const JoinedHead& head, int part, float
   }
 }
 /// A warp's result of head h: sums are multiplied by `unit_of_sums` on the way out.
-__device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t t, int h, const JoinedHead& head, const float (&sums)[4][4],
-                                             float unit_of_sums) {
+__device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t t, int h, const JoinedHead& head, unsigned chunks,
+                                             const float (&sums)[4][4], float unit_of_sums) {
   const int lane = threadIdx.x % 32;
   Finish finish = finish_head(sink_of(launch, h), head.base, head.total);
   finish.inverse *= unit_of_sums;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) store_result<4>(launch, t, h, (lane + 32 * i) * 4, sums[i], finish);
-  if (lane == 0) store_head_state(launch, t, h, head.base, head.total, head.most);
+  for (int i = 0; i < 4; ++i) {
+    if ((chunks >> i & 1) != 0) store_result<4>(launch, t, h, (lane + 32 * i) * 4, sums[i], finish);
+  }
+  if (lane == 0 && (chunks & 1) != 0) store_head_state(launch, t, h, head.base, head.total, head.most);
 }
 
 /// Merges the parts of every `step`-th head of a unit from `first` on, in the parts' order, when all have arrived. For one warp.
@@ -220,9 +226,9 @@ __device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_
 #pragma unroll 4
     for (int p = 0; p < parts; ++p) {
       const auto* from = reinterpret_cast<const float4*>(launch.sums + ((unit * parts + p) * kHeads + h) * kDim) + lane;
-      add_part(head, p, sums, [&](int i) { return __ldcg(from + 32 * i); });
+      add_part(head, p, kAllChunks, sums, [&](int i) { return __ldcg(from + 32 * i); });
     }
-    store_joined(launch, t, first_head + h, head, sums, unit_of_sums);
+    store_joined(launch, t, first_head + h, head, kAllChunks, sums, unit_of_sums);
   }
 }
 

@@ -34,28 +34,36 @@ __device__ __forceinline__ void keep_part(Shared& shared, int num_heads, int gro
   }
 }
 
-/// Leaves a cluster's sums of one head, as a part of the unit.
-__device__ __forceinline__ void leave_part(const Launch& launch, std::int64_t part, int h, const JoinedHead& head, const float (&sums)[4][4]) {
+/// Leaves a cluster's sums of one head, or of a piece of it, as a part of the unit.
+__device__ __forceinline__ void leave_part(const Launch& launch, std::int64_t part, int h, const JoinedHead& head, unsigned chunks,
+                                           const float (&sums)[4][4]) {
   const int lane = threadIdx.x % 32;
   auto* to = reinterpret_cast<float4*>(launch.sums + (part * kHeads + h) * kDim) + lane;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) to[32 * i] = float4{sums[i][0], sums[i][1], sums[i][2], sums[i][3]};
-  if (lane != 0) return;
+  for (int i = 0; i < 4; ++i) {
+    if ((chunks >> i & 1) != 0) to[32 * i] = float4{sums[i][0], sums[i][1], sums[i][2], sums[i][3]};
+  }
+  if (lane != 0 || (chunks & 1) == 0) return;
   float* state = launch.states + part * 3 * kHeads + h;
   state[0] = head.base;
   state[kHeads] = head.total;
   state[2 * kHeads] = head.most;
 }
 
-/// Merges the cluster's parts: block `rank` has the heads rank, rank + blocks, ... All threads of both math groups call it.
+/// Merges the cluster's parts. All threads of both math groups call it. Where blocks have few heads, each is merged in pieces, a warp
+/// each: a unit's pieces are dealt out to the cluster's warps, block by block.
 __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shared, const Unit& unit) {
+  constexpr int kWarps = 2 * kGroup / 32;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int blocks = launch.splits / launch.parts, rank = static_cast<int>(blockIdx.y) % blocks;
   const std::int64_t part = unit.number * launch.parts + blockIdx.y / blocks;
-  const int first = rank + warp * blocks, step = 2 * kGroup / 32 * blocks;
+  // Parts that go to memory are merged again by whole heads, in blocks that count whole heads as theirs.
+  const int pieces = launch.parts > 1 ? 1 : launch.heads <= 16 ? 4 : launch.heads <= 32 ? 2 : 1;
   cluster::arrive();
   cluster::wait();
-  for (int h = first; h < unit.num_heads; h += step) {
+  for (int item = rank + warp * blocks; item < unit.num_heads * pieces; item += kWarps * blocks) {
+    const int h = item / pieces;
+    const unsigned chunks = (kAllChunks >> (4 - 4 / pieces)) << (item % pieces * (4 / pieces));
     const std::uint32_t states = cluster::address_in(&shared.states[0][h], lane < blocks ? lane : rank);
     const float base = cluster::load(states), total = cluster::load(states + sizeof(shared.states[0])), most = cluster::load(states + 2 * sizeof(shared.states[0]));
     const bool has_part = lane < blocks;
@@ -65,12 +73,12 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
 #pragma unroll 8
     for (int p = 0; p < blocks; ++p) {
       const std::uint32_t from = cluster::address_in(row, p);
-      add_part(head, p, sums, [&](int i) { return cluster::load4(from + i * 32 * sizeof(float4)); });
+      add_part(head, p, chunks, sums, [&](int i) { return cluster::load4(from + i * 32 * sizeof(float4)); });
     }
     if (launch.parts == 1) {
-      store_joined(launch, unit.t, unit.first_head + h, head, sums, 1.f);
+      store_joined(launch, unit.t, unit.first_head + h, head, chunks, sums, 1.f);
     } else {
-      leave_part(launch, part, h, head, sums);
+      leave_part(launch, part, h, head, chunks, sums);
     }
   }
   cluster::arrive_relaxed();  // no block ends while another reads its memory
@@ -84,7 +92,7 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
       __threadfence();
     }
     barrier::sync<1, 2 * kGroup>();
-    if (shared.is_last) merge_parts<kHeads>(launch, unit.number, unit.t, unit.first_head, first, step, 1.f);
+    if (shared.is_last) merge_parts<kHeads>(launch, unit.number, unit.t, unit.first_head, rank + warp * blocks, kWarps * blocks, 1.f);
   }
   cluster::wait();
 }
