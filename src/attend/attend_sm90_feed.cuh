@@ -127,46 +127,50 @@ __device__ __forceinline__ std::uint32_t widen_any(std::uint32_t first, std::uin
   return one(first) | one(second) << 16;
 }
 
-/// A lane's share of a row as it goes into a tile: of each of its blocks two chunks.
-struct Widened {
-  uint4 halves[kFeederBlocks][2];
-};
+__device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int c, const std::uint32_t (&w)[8]) {
+  tile += c * 2 * kTileSlabBytes;
+  *reinterpret_cast<uint4*>(tile + at) = uint4{w[0], w[1], w[2], w[3]};
+  *reinterpret_cast<uint4*>(tile + (at ^ 16)) = uint4{w[4], w[5], w[6], w[7]};
+}
 
-/// A lane's chunks of a row with a NaN or a scale beyond bf16, from the ring into the tile. Rare: out of the way of the common path.
+/// A lane's chunks of a row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
 __device__ __noinline__ void dequantise_any(Shared& shared, int warp, int slot, int tile_slot) {
   const Feeder feeder(warp);
   const uint2 codes = *reinterpret_cast<const uint2*>(scales_of(shared, feeder, warp, slot));
 #pragma unroll 1
   for (int c = 0; c < kFeederBlocks - feeder.odd; ++c) {
     const auto* words = reinterpret_cast<const std::uint32_t*>(raw_of(shared, feeder, warp, slot) + c * 128);
-    std::uint8_t* const to = shared.tiles[tile_slot] + feeder.codes_at + c * 2 * kTileSlabBytes;
     const std::uint32_t scale = scale_code(codes, feeder.odd, c);
-    const auto first = [&](int i) { return widen_any(words[i], words[i] >> 16, scale); };
-    const auto second = [&](int i) { return widen_any(words[i] >> 8, words[i] >> 24, scale); };
-    *reinterpret_cast<uint4*>(to) = uint4{first(0), second(0), first(1), second(1)};
-    *reinterpret_cast<uint4*>(shared.tiles[tile_slot] + (feeder.codes_at ^ 16) + c * 2 * kTileSlabBytes) =
-        uint4{first(2), second(2), first(3), second(3)};
+    std::uint32_t w[8];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      w[2 * i] = widen_any(words[i], words[i] >> 16, scale);
+      w[2 * i + 1] = widen_any(words[i] >> 8, words[i] >> 24, scale);
+    }
+    store_block(shared.tiles[tile_slot], feeder.codes_at, c, w);
   }
 }
 
-/// A lane's chunks of a row, from the ring, widened. True if they need dequantise_any instead.
-__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, const uint2& codes, Widened& widened) {
+/// A lane's chunks of a row, from the ring into a tile. True if they need dequantise_any.
+__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, const uint2& codes, std::uint8_t* tile) {
   std::uint32_t largest = 0;  // magnitudes of two codes
 #pragma unroll
   for (int c = 0; c < kFeederBlocks; ++c) {
     const uint4 v = *reinterpret_cast<const uint4*>(raw + c * 128);
     const std::uint32_t words[4] = {v.x, v.y, v.z, v.w}, factor = factor_of(scale_code(codes, feeder.odd, c));
-    std::uint32_t largest_here = largest;
-    uint2 four[4];
+    std::uint32_t w[8], largest_here = largest;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) four[i] = widen(words[i], factor, largest_here);
-    widened.halves[c][0] = uint4{four[0].x, four[0].y, four[1].x, four[1].y};
-    widened.halves[c][1] = uint4{four[2].x, four[2].y, four[3].x, four[3].y};
+    for (int i = 0; i < 4; ++i) {
+      const uint2 four = widen(words[i], factor, largest_here);
+      w[2 * i] = four.x;
+      w[2 * i + 1] = four.y;
+    }
     if (c < kFeederBlocks - 1 || feeder.odd == 0) {
+      store_block(tile, feeder.codes_at, c, w);
       largest = largest_here;
     } else {
-      widened.halves[c][0] = v;
-      widened.halves[c][1] = *reinterpret_cast<const uint4*>(raw + 3 * 128 + 64);
+      *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = v;
+      *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = *reinterpret_cast<const uint4*>(raw + 3 * 128 + 64);
     }
   }
   // The pad byte behind the scales can only cost time.
@@ -174,19 +178,7 @@ __device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint
   return has_nan || (has_large_code(codes.x) | has_large_code(codes.y)) != 0;
 }
 
-__device__ __forceinline__ void store(const Feeder& feeder, const Widened& widened, std::uint8_t* tile) {
-#pragma unroll
-  for (int c = 0; c < kFeederBlocks - 1; ++c) {
-    *reinterpret_cast<uint4*>(tile + feeder.codes_at + c * 2 * kTileSlabBytes) = widened.halves[c][0];
-    *reinterpret_cast<uint4*>(tile + (feeder.codes_at ^ 16) + c * 2 * kTileSlabBytes) = widened.halves[c][1];
-  }
-  const int first = feeder.odd ? feeder.rotary_at : feeder.codes_at + 6 * kTileSlabBytes;
-  *reinterpret_cast<uint4*>(tile + first) = widened.halves[3][0];
-  *reinterpret_cast<uint4*>(tile + (first ^ (feeder.odd ? 64 : 16))) = widened.halves[3][1];
-}
-
-/// The work of feeding warp `warp` (0..7) on one unit; `base` is the number of tiles before it. Rows are widened in registers
-/// before their tile is free: that is as good as one more tile, and shared memory has no room for it.
+/// The work of feeding warp `warp` (0..7) on one unit; `base` is the number of tiles before it.
 __device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, const Range& range, int base, const Feeder& feeder, int warp) {
   const bool is_first_lane = threadIdx.x % 32 == 0;
   Lookup lookup(rows, range, warp);
@@ -200,30 +192,21 @@ __device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, cons
 #pragma unroll 1
   for (int i = 0; i < range.tiles; ++i) {
     const int tile = base + i, tile_slot = tile % kTiles, slot = i % kAhead;
-    const std::uint32_t present_here = present[0];
-#pragma unroll
-    for (int k = 1; k < kAhead; ++k) present[k - 1] = present[k];
-    const Found found = lookup.next(feeder.row, present[kAhead - 1]);
     copy::wait<kAhead - 1>();
     __syncwarp();  // the row's scales came through one of its lanes
     const uint2 codes = *reinterpret_cast<const uint2*>(scales_of(shared, feeder, warp, slot));
-    Widened widened;
-    const bool is_rare = dequantise(feeder, raw_of(shared, feeder, warp, slot), codes, widened);
-    // Now the ring's slot is used up by the whole warp: the tile after those under way may come.
-    const bool is_any_rare = __any_sync(kAllLanes, is_rare);
-    if (!is_any_rare) copy_chunks(shared, feeder, warp, slot, found);
     barrier::wait(&shared.tile_empty[tile_slot], (tile / kTiles & 1) ^ 1);
-    store(feeder, widened, shared.tiles[tile_slot]);
-    if (is_any_rare) {
-      if (is_rare) dequantise_any(shared, warp, slot, tile_slot);
-      __syncwarp();
-      copy_chunks(shared, feeder, warp, slot, found);
-    }
-    copy::commit();
-    if (is_first_lane) shared.present[tile_slot][warp] = static_cast<std::uint8_t>(present_here);
+    if (dequantise(feeder, raw_of(shared, feeder, warp, slot), codes, shared.tiles[tile_slot])) dequantise_any(shared, warp, slot, tile_slot);
+    if (is_first_lane) shared.present[tile_slot][warp] = static_cast<std::uint8_t>(present[0]);
     barrier::publish_to_tensor_cores();
     __syncwarp();
     if (is_first_lane) barrier::arrive(&shared.tile_full[tile_slot]);
+    // The ring's slot is used up by the whole warp: the tile after those under way may come.
+#pragma unroll
+    for (int k = 1; k < kAhead; ++k) present[k - 1] = present[k];
+    const Found found = lookup.next(feeder.row, present[kAhead - 1]);
+    copy_chunks(shared, feeder, warp, slot, found);
+    copy::commit();
   }
   copy::wait<0>();
   __syncwarp();

@@ -47,7 +47,6 @@ __device__ __forceinline__ void clear(float (&out)[2][64]) {
 }
 __device__ __forceinline__ void rescale(float (&out)[2][64], const float (&factor)[2]) {
   if (!__any_sync(kAllLanes, factor[0] != 1.f || factor[1] != 1.f)) return;
-  wgmma::wait<0>();  // rare, and the compiler would wait before every look at `factor` otherwise
 #pragma unroll
   for (int i = 0; i < 128; ++i) out[i / 64][i % 64] *= factor[i / 2 % 2];
 }
@@ -73,18 +72,6 @@ __device__ __forceinline__ void release(Shared& shared, int tile_slot, int owner
   barrier::arrive(&shared.weights_empty[owner]);
 }
 
-/// The other group's weights of `tile` are there: what they are relative to, and how sums so far have to change.
-__device__ __forceinline__ void meet_other(Shared& shared, int tile, int group, HeadPair& heads, float (&factor)[2]) {
-  const int thread = threadIdx.x % kGroup, head = thread / 32 * 16 + thread % 32 / 4, owner = group ^ 1;
-  barrier::wait(&shared.weights_full[owner], tile >> 1 & 1);
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    factor[r] = shared.factor[owner][head + 8 * r];
-    heads.base[r] = shared.base[owner][head + 8 * r];
-    heads.total[r] *= factor[r];
-  }
-}
-
 /// Starts the logits of a tile: q times its rows.
 __device__ __forceinline__ void start_logits(const Shared& shared, int tile_slot, float (&s)[16]) {
   const std::uint64_t q = wgmma::descriptor(shared.q, 16, 1024), keys = wgmma::descriptor(shared.tiles[tile_slot], 16, 1024);
@@ -96,97 +83,133 @@ __device__ __forceinline__ void start_logits(const Shared& shared, int tile_slot
   wgmma::commit();
 }
 
-/// Logits to weights, relative to a base that follows the largest logit only once that has left it by kSlack: weights up to
-/// 2^kSlack do no harm, and sums are rarely rescaled. `present` has a bit for each column, from this thread's first on.
-__device__ __forceinline__ void soften(Shared& shared, int group, std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads,
-                                       float (&factor)[2]) {
-  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
-  int at = wgmma::chunk_at(head, 4 * group) + 4 * quad;  // of the first columns' weights; the next are at ^ 16, ^ 32, ^ 48
-  asm volatile("" : "+r"(at));  // or the compiler keeps all of them in registers, which are scarce
+__device__ __forceinline__ float power_of_two(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
+/// A tile's weights, and what they are relative to: a multiple of eight (base 2), so that sums change base without rounding, and
+/// most tiles have the same. A group finds it from what it knows, its own last tile and the other's last but one: waiting for
+/// the other's last would make the softmax of all tiles one chain.
+struct Weights {
+  std::uint32_t pairs[2][4];
+  float sum[2];
+};
+/// Logits to weights. `present` has a bit for each row of the tile.
+__device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads, Weights& weights) {
   float now[2] = {-kInfinity, -kInfinity};
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
+  for (int i = 0; i < 16; ++i) s[i] *= scale_log2;
+  if (present != 0xffffffffu) {
+    present >>= 2 * (threadIdx.x % 4);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      s[4 * j + i] = (present >> (8 * j + (i & 1)) & 1) != 0 ? s[4 * j + i] * scale_log2 : -kInfinity;
-      now[i / 2] = fmaxf(now[i / 2], s[4 * j + i]);
-    }
+    for (int i = 0; i < 16; ++i) s[i] = (present >> (8 * (i / 4) + i % 2) & 1) != 0 ? s[i] : -kInfinity;
   }
+#pragma unroll
+  for (int i = 0; i < 16; ++i) now[i / 2 % 2] = fmaxf(now[i / 2 % 2], s[i]);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 1));
     now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 2));
     heads.most[r] = fmaxf(heads.most[r], now[r]);
-    factor[r] = 1.f;
-    if (now[r] > heads.base[r] + kSlack) {  // the first logits leave -inf
-      factor[r] = exp2f(heads.base[r] - now[r]);
-      heads.base[r] = now[r];
-    }
-    const float base = heads.base[r] == -kInfinity ? 0.f : heads.base[r];
+    if (now[r] > heads.known[r] + kSlack) heads.known[r] = kSlack * ceilf(now[r] / kSlack);  // the first logits leave -inf
+    const float base = heads.known[r] == -kInfinity ? 0.f : heads.known[r];
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const float p0 = exp2f(s[4 * j + 2 * r] - base), p1 = exp2f(s[4 * j + 2 * r + 1] - base);
+      const float p0 = power_of_two(s[4 * j + 2 * r] - base), p1 = power_of_two(s[4 * j + 2 * r + 1] - base);
       sum += p0 + p1;
-      *reinterpret_cast<std::uint32_t*>(shared.weights + (at ^ j << 4) + r * 8 * wgmma::kSlabRowBytes) = mma::pack_bf16x2(p0, p1);
+      weights.pairs[r][j] = mma::pack_bf16x2(p0, p1);
     }
-    heads.total[r] = heads.total[r] * factor[r] + sum;
-    if (quad == 0) {
-      shared.factor[group][head + 8 * r] = factor[r];
-      shared.base[group][head + 8 * r] = heads.base[r];
-    }
+    weights.sum[r] = sum;
   }
+}
+/// Hands them to both groups.
+__device__ __forceinline__ void publish(Shared& shared, int group, const Weights& weights, const HeadPair& heads) {
+  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
+  int at = wgmma::chunk_at(head, 4 * group) + 4 * quad;  // of the first columns' weights; the next are at ^ 16, ^ 32, ^ 48
+  asm volatile("" : "+r"(at));  // or the compiler keeps all of them in registers, which are scarce
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) *reinterpret_cast<std::uint32_t*>(shared.weights + (at ^ j << 4) + r * 8 * wgmma::kSlabRowBytes) = weights.pairs[r][j];
+    if (quad == 0) shared.base[group][head + 8 * r] = heads.known[r];
+  }
+  barrier::publish_to_tensor_cores();
+  __syncwarp();
+  if (thread % 32 == 0) barrier::arrive(&shared.weights_full[group]);
+}
+
+/// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for more, but
+/// no more than 2^-50: sums must not overflow on their way down.
+__device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads, float (&out)[2][64]) {
+  float factor[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    factor[r] = 1.f;
+    if (base[r] == heads.base[r] || base[r] == -kInfinity) continue;
+    const bool is_first = heads.base[r] == -kInfinity;
+    const float to = is_first ? base[r] : fmaxf(base[r], heads.base[r] - 60.f);
+    if (!is_first) factor[r] = power_of_two(heads.base[r] - to);
+    heads.base[r] = to;
+    heads.total[r] *= factor[r];
+  }
+  rescale(out, factor);
 }
 
 /// Runs the tiles of a unit; `base` is the number of tiles before it, and a group owns every second of all. A round of the loop is
-/// one owned tile and the tile before it: that one's values and the owned one's logits are under way together.
+/// one owned tile and the values of the tile before it.
 __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int base, int tiles, int group, HeadPair& heads,
                                              float (&out)[2][64]) {
   const float scale_log2 = launch.problem.softmax_scale * kLog2e;
-  const bool is_first_lane = threadIdx.x % 32 == 0;
-#pragma unroll 1
-  for (int i = (group ^ base) & 1; i < tiles; i += 2) {
-    const int tile = base + i, slot = tile % kTiles, before = slot == 0 ? kTiles - 1 : slot - 1;
-    float s[16], factor[2];
-    barrier::wait(&shared.tile_full[slot], tile / kTiles & 1);
-    start_logits(shared, slot, s);
-    if (i > 0) {
-      meet_other(shared, tile - 1, group, heads, factor);
-      rescale(out, factor);
-      start_values(shared, before, group ^ 1, group, out);
-    }
+  // The other group's weights of a tile: their values go into the sums.
+  const auto start_others = [&](int tile) {
+    const int head = threadIdx.x % kGroup / 32 * 16 + threadIdx.x % 32 / 4;
+    barrier::wait(&shared.weights_full[group ^ 1], tile >> 1 & 1);
+    const float theirs[2] = {shared.base[group ^ 1][head], shared.base[group ^ 1][head + 8]};
+    turn_to(theirs, heads, out);
+    start_values(shared, tile % kTiles, group ^ 1, group, out);
     wgmma::commit();
-    wgmma::wait<1>();
-    wgmma::hold(s);
-    barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
-    soften(shared, group, present_rows(shared, slot) >> (2 * (threadIdx.x % 4)), scale_log2, s, heads, factor);
-    barrier::publish_to_tensor_cores();
-    __syncwarp();
-    if (is_first_lane) barrier::arrive(&shared.weights_full[group]);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) heads.known[r] = fmaxf(heads.known[r], theirs[r]);
+  };
+  const auto end_values = [&] {
     wgmma::wait<0>();
     wgmma::hold(out[0]);
     wgmma::hold(out[1]);
-    if (i > 0) release(shared, before, group ^ 1);
-    rescale(out, factor);
+  };
+#pragma unroll 1
+  for (int i = (group ^ base) & 1; i < tiles; i += 2) {
+    const int tile = base + i, slot = tile % kTiles;
+    float s[16];
+    barrier::wait(&shared.tile_full[slot], tile / kTiles & 1);
+    start_logits(shared, slot, s);
+    wgmma::wait<0>();
+    wgmma::hold(s);
+    Weights weights;
+    soften(present_rows(shared, slot), scale_log2, s, heads, weights);
+    const float mine[2] = {heads.known[0], heads.known[1]};
+    barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
+    publish(shared, group, weights, heads);
+    if (i > 0) {
+      start_others(tile - 1);
+      end_values();
+      release(shared, (tile - 1) % kTiles, group ^ 1);
+    }
+    turn_to(mine, heads, out);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) heads.total[r] += weights.sum[r];
     barrier::wait(&shared.weights_full[group], tile >> 1 & 1);
     start_values(shared, slot, group, group, out);
     wgmma::commit();
-    wgmma::wait<0>();
-    wgmma::hold(out[0]);
-    wgmma::hold(out[1]);
+    end_values();
     release(shared, slot, group);
   }
   if (tiles > 0 && ((base + tiles - 1) & 1) != group) {  // the last tile is the other group's
-    const int tile = base + tiles - 1, slot = tile % kTiles;
-    float factor[2];
-    meet_other(shared, tile, group, heads, factor);
-    rescale(out, factor);
-    start_values(shared, slot, group ^ 1, group, out);
-    wgmma::commit();
-    wgmma::wait<0>();
-    wgmma::hold(out[0]);
-    wgmma::hold(out[1]);
-    release(shared, slot, group ^ 1);
+    start_others(base + tiles - 1);
+    end_values();
+    release(shared, (base + tiles - 1) % kTiles, group ^ 1);
   }
 }
 

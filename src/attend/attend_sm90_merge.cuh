@@ -58,7 +58,8 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
   const int blocks = launch.splits / launch.parts, rank = static_cast<int>(blockIdx.y) % blocks;
   const std::int64_t part = unit.number * launch.parts + blockIdx.y / blocks;
   // Parts that go to memory are merged again by whole heads, in blocks that count whole heads as theirs.
-  const int pieces = launch.parts > 1 ? 1 : launch.heads <= 16 ? 4 : launch.heads <= 32 ? 2 : 1;
+  int pieces = 1;
+  while (launch.parts == 1 && pieces < 4 && 2 * pieces * unit.num_heads <= kWarps * blocks) pieces *= 2;  // at most one for a warp
   cluster::arrive();
   cluster::wait();
   for (int item = rank + warp * blocks; item < unit.num_heads * pieces; item += kWarps * blocks) {

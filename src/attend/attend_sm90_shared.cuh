@@ -43,7 +43,7 @@ struct alignas(1024) Shared {
   std::uint8_t raw[kFeedWarps][kAhead][kFeedRows * kRowBytes];
   std::uint8_t scales[kFeedWarps][kAhead][kFeedRows * kScaleBytes];
   alignas(8) std::uint8_t present[kTiles][kFeedWarps];  ///< a bit for each of a feeding warp's rows
-  float base[2][kHeads], factor[2][kHeads];             ///< after each math group's last tile: what weights are relative to, how sums change
+  float base[2][kHeads];                                ///< what the weights of each math group's tile are relative to (base 2)
   float totals[2][kHeads], largest[2][kHeads], sinks[kHeads];
   std::uint64_t tile_full[kTiles], tile_empty[kTiles], weights_full[2], weights_empty[2];
   float states[3][kHeads];  ///< of the block's part, for the blocks of its cluster: base, total, largest
@@ -83,7 +83,10 @@ struct Range {
 
 /// Two heads of a math thread: rows g and g + 8 of its warp's 16.
 struct HeadPair {
-  float base[2] = {-kInfinity, -kInfinity}, most[2] = {-kInfinity, -kInfinity}, total[2] = {0, 0};
+  float base[2] = {-kInfinity, -kInfinity};   ///< what sums and total are relative to (base 2)
+  float known[2] = {-kInfinity, -kInfinity};  ///< the base that the group's next weights start from
+  float most[2] = {-kInfinity, -kInfinity};   ///< largest logit
+  float total[2] = {0, 0};                    ///< of the group's own weights
 };
 
 }  // namespace fathom::attend_sm90_kernel
