@@ -1,5 +1,5 @@
-// What attend's kernels share whatever the architecture: the launch, the rows of a query, the end of a head's softmax, and
-// the merge of queries that were split. Rows are kv_e4m3_ue8m0: 576 bytes in the page, eight in its footer.
+// What attend's kernels share whatever the architecture: the launch, the rows of a query, the end of a head's softmax,
+// and the merge of queries that were split. Rows are kv_e4m3_ue8m0: 576 bytes in the page, eight in its footer.
 #pragma once
 
 #include <bit>
@@ -22,10 +22,10 @@ struct alignas(16) RowAddress {
 /// Where the rows of one set lie, in numbers that address arithmetic wants.
 struct SetPlace {
   const std::byte* pages = nullptr;
-  std::uint32_t page_stride = 0;    ///< bytes
-  std::uint32_t footers = 0;        ///< bytes from a page's start to its footer
+  std::uint32_t page_stride = 0;  ///< bytes
+  std::uint32_t footers = 0;      ///< bytes from a page's start to its footer
   std::uint32_t page_size = 1;
-  std::int32_t page_shift = 0;      ///< log2(page_size), or -1
+  std::int32_t page_shift = 0;  ///< log2(page_size), or -1
   std::uint32_t num_pages = 0;
   std::uint32_t is_list = 0;
 };
@@ -37,12 +37,12 @@ struct Launch {
   PagedCacheView caches[2];
   SetPlace places[2];
   std::int64_t units;  ///< queries times their blocks of heads
-  int heads;       ///< of a block, at most
-  int splits;      ///< blocks that share a query's rows
-  int parts;       ///< of them that leave their sums in memory: all, or one for each cluster
-  float* sums;     ///< [units, parts, heads, kDim]: unnormalised
-  float* states;   ///< [units, parts, 3, heads]: base, total weight, largest logit (base 2)
-  int* counters;   ///< [units, merging blocks]
+  int heads;           ///< of a block, at most
+  int splits;          ///< blocks that share a query's rows
+  int parts;           ///< of them that leave their sums in memory: all, or one for each cluster
+  float* sums;         ///< [units, parts, heads, kDim]: unnormalised
+  float* states;       ///< [units, parts, 3, heads]: base, total weight, largest logit (base 2)
+  int* counters;       ///< [units, merging blocks]
 };
 
 /// Opens the caches of a launch.
@@ -53,8 +53,12 @@ inline Status open_launch(Launch& launch) noexcept {
     if (sets[s].rows_by == RowsBy::none) continue;
     const PagedCacheView& cache = launch.caches[s];
     const auto page_size = static_cast<std::uint32_t>(cache.page_size);
-    launch.places[s] = {cache.pages, static_cast<std::uint32_t>(cache.page_stride), page_size * kRowBytes, page_size,
-                        std::has_single_bit(page_size) ? std::countr_zero(page_size) : -1, static_cast<std::uint32_t>(cache.num_pages),
+    launch.places[s] = {cache.pages,
+                        static_cast<std::uint32_t>(cache.page_stride),
+                        page_size * kRowBytes,
+                        page_size,
+                        std::has_single_bit(page_size) ? std::countr_zero(page_size) : -1,
+                        static_cast<std::uint32_t>(cache.num_pages),
                         sets[s].rows_by == RowsBy::list};
   }
   return {};
@@ -63,7 +67,9 @@ inline Status open_launch(Launch& launch) noexcept {
 /// True if both caches' strides fit the launch and every row and page is aligned to `bytes`.
 inline bool is_addressable(const Launch& launch, std::uintptr_t bytes) noexcept {
   for (const PagedCacheView& cache : launch.caches) {
-    if (cache.page_stride > 0xffffffffll || (reinterpret_cast<std::uintptr_t>(cache.pages) | static_cast<std::uintptr_t>(cache.page_stride)) % bytes != 0) return false;
+    if (cache.page_stride > 0xffffffffll ||
+        (reinterpret_cast<std::uintptr_t>(cache.pages) | static_cast<std::uintptr_t>(cache.page_stride)) % bytes != 0)
+      return false;
   }
   return true;
 }
@@ -76,15 +82,15 @@ inline bool has_aligned_rows(const TensorView& view) noexcept {
   return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.strides[0] % 8 == 0 && view.strides[1] % 8 == 0;
 }
 
-/// The rows of one query, window first. Looking a row up is split in two, so that the load of its index or page number can be
-/// under way long before `address` needs it.
+/// The rows of one query, window first. Looking a row up is split in two, so that the load of its index or page number
+/// can be under way long before `address` needs it.
 class Rows {
  public:
   __device__ Rows(const Launch& launch, std::int64_t t) : places_(launch.places) {
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
-      const RowWalk walk(s == 0 ? window_set(launch.problem) : entries_set(launch.problem), s == 0 ? launch.args.window : launch.args.entries,
-                         launch.args.seq_ids, launch.caches[s], t);
+      const RowWalk walk(s == 0 ? window_set(launch.problem) : entries_set(launch.problem),
+                         s == 0 ? launch.args.window : launch.args.entries, launch.args.seq_ids, launch.caches[s], t);
       numbers_[s] = walk.numbers();
       first_[s] = static_cast<int>(walk.first());
       count_[s] = static_cast<int>(walk.count());
@@ -137,7 +143,8 @@ __device__ inline Finish finish_head(float sink, float base, float total) {
   const float denominator = total + exp2f(sink * kLog2e - base);
   return {1.f / denominator, total == 0.f || denominator == kInfinity};
 }
-__device__ inline void store_head_state(const Launch& launch, std::int64_t t, int h, float base, float total, float most) {
+__device__ inline void store_head_state(const Launch& launch, std::int64_t t, int h, float base, float total,
+                                        float most) {
   const AttendArgs& args = launch.args;
   if (!args.lse.is_absent()) args.lse.row<float>(t)[h] = base * kLn2 + logf(total);
   if (!args.max_logits.is_absent()) args.max_logits.row<float>(t)[h] = most * kLn2;
@@ -145,13 +152,15 @@ __device__ inline void store_head_state(const Launch& launch, std::int64_t t, in
 
 /// Stores kCount neighbouring elements of one head's result.
 template <int kCount>
-__device__ void store_result(const Launch& launch, std::int64_t t, int h, int first, const float (&values)[kCount], const Finish& finish) {
+__device__ void store_result(const Launch& launch, std::int64_t t, int h, int first, const float (&values)[kCount],
+                             const Finish& finish) {
   const TensorView& out = launch.args.out;
   bf16* to = static_cast<bf16*>(out.data) + t * out.strides[0] + h * out.strides[1] + first;
   std::uint32_t packed[kCount / 2];
 #pragma unroll
   for (int i = 0; i < kCount / 2; ++i) {
-    packed[i] = finish.is_empty ? 0u : mma::pack_bf16x2(values[2 * i] * finish.inverse, values[2 * i + 1] * finish.inverse);
+    packed[i] =
+        finish.is_empty ? 0u : mma::pack_bf16x2(values[2 * i] * finish.inverse, values[2 * i + 1] * finish.inverse);
   }
   if constexpr (kCount % 8 == 0) {
 #pragma unroll
@@ -164,8 +173,8 @@ __device__ void store_result(const Launch& launch, std::int64_t t, int h, int fi
 /// A split query's head: the states of its parts, a lane each, brought to one base.
 struct JoinedHead {
   float base, most, total;
-  float factor;        ///< of the lane's part
-  unsigned used;       ///< a bit for each part that saw something; the others may have left nothing
+  float factor;   ///< of the lane's part
+  unsigned used;  ///< a bit for each part that saw something; the others may have left nothing
 };
 __device__ __forceinline__ JoinedHead join_head(float base, float total, float most) {
   JoinedHead head{base, most, 0.f, 0.f, 0u};
@@ -184,7 +193,8 @@ constexpr unsigned kAllChunks = 0xf;
 
 /// sums += factor * a part's; `load` gives its float4 number i.
 template <class Load>
-__device__ __forceinline__ void add_part(const JoinedHead& head, int part, unsigned chunks, float (&sums)[4][4], Load&& load) {
+__device__ __forceinline__ void add_part(const JoinedHead& head, int part, unsigned chunks, float (&sums)[4][4],
+                                         Load&& load) {
   const float factor = __shfl_sync(kAllLanes, head.factor, part);
   const bool is_used = (head.used >> part & 1) != 0;
 #pragma unroll
@@ -199,8 +209,8 @@ __device__ __forceinline__ void add_part(const JoinedHead& head, int part, unsig
   }
 }
 /// A warp's result of head h: sums are multiplied by `unit_of_sums` on the way out.
-__device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t t, int h, const JoinedHead& head, unsigned chunks,
-                                             const float (&sums)[4][4], float unit_of_sums) {
+__device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t t, int h, const JoinedHead& head,
+                                             unsigned chunks, const float (&sums)[4][4], float unit_of_sums) {
   const int lane = threadIdx.x % 32;
   Finish finish = finish_head(sink_of(launch, h), head.base, head.total);
   finish.inverse *= unit_of_sums;
@@ -211,9 +221,11 @@ __device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t 
   if (lane == 0 && (chunks & 1) != 0) store_head_state(launch, t, h, head.base, head.total, head.most);
 }
 
-/// Merges the parts of every `step`-th head of a unit from `first` on, in the parts' order, when all have arrived. For one warp.
+/// Merges the parts of every `step`-th head of a unit from `first` on, in the parts' order, when all have arrived. For
+/// one warp.
 template <int kHeads>
-__device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_t t, int first_head, int first, int step, float unit_of_sums) {
+__device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_t t, int first_head, int first,
+                            int step, float unit_of_sums) {
   const int heads = min(launch.heads, launch.problem.num_heads - first_head);
   const int lane = threadIdx.x % 32, parts = launch.parts;
   const float* all = launch.states + unit * parts * 3 * kHeads;

@@ -18,7 +18,9 @@ struct AttendSplits {
 
   bool operator==(const AttendSplits&) const = default;
 
-  constexpr std::int64_t head_blocks(int num_heads) const noexcept { return (num_heads + heads_per_block - 1) / heads_per_block; }
+  constexpr std::int64_t head_blocks(int num_heads) const noexcept {
+    return (num_heads + heads_per_block - 1) / heads_per_block;
+  }
   /// Parts that the rows of each of `num_tokens` queries are cut into.
   constexpr int splits(std::int64_t num_tokens, int num_heads) const noexcept {
     const std::int64_t units = std::max<std::int64_t>(num_tokens * head_blocks(num_heads), 1);
@@ -44,8 +46,8 @@ struct AttendSm80Policy : AttendSplits {
 /// Clusters of each size (1..8 blocks) that a device holds at once.
 using ClusterRoom = std::array<int, 9>;
 
-/// wgmma, sm_90: up to 64 heads a block, a block for each multiprocessor. The blocks that share a query are clusters, which
-/// merge within themselves; several clusters leave a part each in memory, and the last to come merges those.
+/// wgmma, sm_90: up to 64 heads a block, a block for each multiprocessor. The blocks that share a query are clusters,
+/// which merge within themselves; several clusters leave a part each in memory, and the last to come merges those.
 struct AttendSm90Policy {
   static constexpr int kHeads = 64, kTileRows = 32;
   static constexpr int kMostCluster = 8;  ///< blocks; more are not portable
@@ -69,7 +71,8 @@ struct AttendSm90Policy {
   int tiles = 1;  ///< of a query at most
 
   constexpr std::int64_t cost(const Cut& cut, std::int64_t units, int num_heads) const noexcept {
-    const std::int64_t blocks = cut.cluster * cut.parts, rounds = std::max<std::int64_t>((units * blocks + room[1] - 1) / std::max(room[1], 1), 1);
+    const std::int64_t blocks = cut.cluster * cut.parts,
+                       rounds = std::max<std::int64_t>((units * blocks + room[1] - 1) / std::max(room[1], 1), 1);
     const std::int64_t heads = std::min(cut.heads, num_heads);
     std::int64_t cost = rounds * ((tiles + blocks - 1) / blocks) * kTileCost;
     if (cut.cluster > 1) cost += kMeetCost + kReadCost * heads * (cut.cluster - 1) / (kHeads * cut.cluster);
@@ -83,7 +86,8 @@ struct AttendSm90Policy {
       const std::int64_t units = num_tokens * Cut{heads}.head_blocks(num_heads);
       if (heads < kHeads && units > room[1]) break;
       for (int cluster = 1; cluster <= kMostCluster; ++cluster) {
-        for (int parts = 1; parts <= kMostParts && parts * units <= room[cluster] && parts * cluster <= tiles; ++parts) {
+        for (int parts = 1; parts <= kMostParts && parts * units <= room[cluster] && parts * cluster <= tiles;
+             ++parts) {
           const Cut now{heads, cluster, parts};
           if (cost(now, units, num_heads) < cost(best, num_tokens * best.head_blocks(num_heads), num_heads)) best = now;
         }
@@ -105,10 +109,6 @@ struct AttendSm90Policy {
   }
 };
 
-/// Which of the two a Hopper takes. Measured on an H100 (docs/design/0013): with 64 heads mma.sync is quicker for one query
-/// (16 against 29 us), wgmma from eight on (34 against 36 us).
-constexpr bool is_small_for_sm90(std::int64_t num_tokens, int num_heads) noexcept { return num_tokens * num_heads < 512; }
-
 /// Most rows of a query, in steps of `step`.
 constexpr std::int64_t attend_steps(const AttendProblem& problem, int step) noexcept {
   const std::int64_t rows = (problem.window_rows == RowsBy::none ? 0 : problem.window_width) +
@@ -122,7 +122,8 @@ constexpr AttendSm80Policy attend_sm80_policy(const AttendProblem& problem, cons
   AttendSm80Policy policy;
   const std::int64_t tiles = attend_steps(problem, AttendSm80Policy::kTileRows);
   // Few queries: smaller blocks, so that more multiprocessors share them.
-  const bool few = std::int64_t{problem.num_tokens} * problem.num_heads * tiles < std::int64_t{64} * 20 * limits.num_multiprocessors / 32;
+  const bool few = std::int64_t{problem.num_tokens} * problem.num_heads * tiles <
+                   std::int64_t{64} * 20 * limits.num_multiprocessors / 32;
   policy.heads_per_block = problem.num_heads <= 16 || few ? 16 : 32;
   policy.target_blocks = std::int64_t{2} * limits.num_multiprocessors;
   policy.most_splits = static_cast<int>(std::clamp<std::int64_t>(tiles / kLeastTilesOfSplit, 1, kMostAttendSplits));

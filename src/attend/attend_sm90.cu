@@ -1,4 +1,5 @@
-// attend on Hopper: the kernel's frame, how results leave, and the launch. attend_sm90_shared.cuh begins the kernel's story.
+// attend on Hopper: the kernel's frame, how results leave, and the launch. attend_sm90_shared.cuh begins the kernel's
+// story.
 #include <array>
 #include <atomic>
 
@@ -19,8 +20,8 @@ namespace {
 __device__ __forceinline__ int result_at(int h, int chunk) { return h * kDim * 2 + ((chunk ^ (h & 7)) << 4); }
 
 /// Normalised results of the block's heads, into shared memory, so that whole rows leave.
-__device__ __forceinline__ void stage_results(const Launch& launch, Shared& shared, const Unit& unit, int group, const HeadPair& heads,
-                                              const float (&out)[2][64]) {
+__device__ __forceinline__ void stage_results(const Launch& launch, Shared& shared, const Unit& unit, int group,
+                                              const HeadPair& heads, const float (&out)[2][64]) {
   const int thread = threadIdx.x % kGroup, lane = thread % 32, head = thread / 32 * 16 + lane / 4;
   float inverse[2];
   bool is_empty[2];
@@ -53,12 +54,14 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
 __device__ __forceinline__ void send_results(const Launch& launch, const Shared& shared, const Unit& unit) {
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
   const TensorView& view = launch.args.out;
-  bf16* const to = static_cast<bf16*>(view.data) + unit.t * view.strides[0] + (unit.first_head + first) * view.strides[1] + chunk * 8;
+  bf16* const to = static_cast<bf16*>(view.data) + unit.t * view.strides[0] +
+                   (unit.first_head + first) * view.strides[1] + chunk * 8;
 #pragma unroll 4
   for (int i = 0; i < kQueriesOfThread; ++i) {
     const int h = first + i * kQueryStep;
     if (h >= unit.num_heads) break;
-    *reinterpret_cast<uint4*>(to + i * kQueryStep * view.strides[1]) = in_tile_order(*reinterpret_cast<const uint4*>(shared.q + result_at(h, chunk)), chunk);
+    *reinterpret_cast<uint4*>(to + i * kQueryStep * view.strides[1]) =
+        in_tile_order(*reinterpret_cast<const uint4*>(shared.q + result_at(h, chunk)), chunk);
   }
 }
 
@@ -72,7 +75,8 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
   while (true) {
     keep_queries(shared, queries);
     if (threadIdx.x < kHeads) {
-      shared.sinks[threadIdx.x] = static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
+      shared.sinks[threadIdx.x] =
+          static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
     }
     barrier::sync<1, 2 * kGroup>();
     HeadPair heads;
@@ -104,7 +108,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   extern __shared__ __align__(1024) std::uint8_t shared_bytes[];
   Shared& shared = *reinterpret_cast<Shared*>(shared_bytes);
   // The same in all lanes, and the compiler is to know it: descriptors live in uniform registers.
-  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0), role = warp * 32 / kGroup;  // 0, 1 math; 2, 3 feed
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0),
+            role = warp * 32 / kGroup;  // 0, 1 math; 2, 3 feed
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTiles; ++i) {
       barrier::init(&shared.tile_full[i], kFeedWarps);
@@ -130,8 +135,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
 
 static_assert(sizeof(Shared) <= 227 * 1024);
 
-/// Clusters that a device holds at once. How its multiprocessors are grouped differs from one H100 to the next; it is asked
-/// when planning, and remembered, because a run must know it too.
+/// Clusters that a device holds at once. How its multiprocessors are grouped differs from one H100 to the next; it is
+/// asked when planning, and remembered, because a run must know it too.
 class KnownRooms {
  public:
   Status learn(const Device& device) noexcept {
@@ -164,7 +169,8 @@ class KnownRooms {
     clusters[1] = device.limits().num_multiprocessors;
     const Room* room = room_of(device);
     if (room == nullptr || !room->is_known.load(std::memory_order_acquire)) return clusters;
-    for (int size = 2; size <= AttendSm90Policy::kMostCluster; ++size) clusters[size] = room->clusters[size].load(std::memory_order_relaxed);
+    for (int size = 2; size <= AttendSm90Policy::kMostCluster; ++size)
+      clusters[size] = room->clusters[size].load(std::memory_order_relaxed);
     return clusters;
   }
 
@@ -173,7 +179,9 @@ class KnownRooms {
     std::atomic<bool> is_known{false};
     std::atomic<int> clusters[AttendSm90Policy::kMostCluster + 1]{};
   };
-  Room* room_of(const Device& device) noexcept { return device.index() < static_cast<int>(rooms_.size()) ? &rooms_[device.index()] : nullptr; }
+  Room* room_of(const Device& device) noexcept {
+    return device.index() < static_cast<int>(rooms_.size()) ? &rooms_[device.index()] : nullptr;
+  }
   std::array<Room, 64> rooms_;
 };
 KnownRooms known_rooms;
@@ -192,7 +200,8 @@ using namespace attend_sm90_kernel;
 
 Reason refuses_attend_sm90(const AttendProblem& problem, const Device& device) {
   if (device.limits().compute_capability != 90) return "it needs compute capability 9.0";
-  if (device.limits().shared_bytes_per_block < static_cast<int>(sizeof(Shared))) return "a block needs 227 KB of shared memory";
+  if (device.limits().shared_bytes_per_block < static_cast<int>(sizeof(Shared)))
+    return "a block needs 227 KB of shared memory";
   return refuses_attend_sm80(problem, device);
 }
 
@@ -215,7 +224,8 @@ Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const R
   Launch parameters{problem, args, {}, {}, 0, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
   const std::int64_t num_tokens = args.q.shape[0];
-  const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) && has_aligned_rows(args.out);
+  const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) &&
+                       has_aligned_rows(args.out);
   if (!aligned) return attend_sm80(problem, args, context);
   const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(context.device));
   const AttendSm90Policy::Cut cut = policy.cut(num_tokens, problem.num_heads);
@@ -236,14 +246,11 @@ Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const R
   attributes[1].val.clusterDim.x = 1;
   attributes[1].val.clusterDim.y = static_cast<unsigned>(cut.cluster);
   attributes[1].val.clusterDim.z = 1;
-  const std::int64_t columns = parameters.splits > 1 ? units : std::min<std::int64_t>(units, context.device.limits().num_multiprocessors);
-  return launch_with(attributes, 2, "attend", context, attend_kernel, dim3(static_cast<unsigned>(columns), parameters.splits), dim3(kThreads),
-                     sizeof(Shared), parameters);
-}
-
-Status attend_hopper(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  const bool is_small = is_small_for_sm90(args.q.shape[0], problem.num_heads);
-  return is_small ? attend_sm80(problem, args, context) : attend_sm90(problem, args, context);
+  const std::int64_t columns =
+      parameters.splits > 1 ? units : std::min<std::int64_t>(units, context.device.limits().num_multiprocessors);
+  return launch_with(attributes, 2, "attend", context, attend_kernel,
+                     dim3(static_cast<unsigned>(columns), parameters.splits), dim3(kThreads), sizeof(Shared),
+                     parameters);
 }
 
 }  // namespace fathom

@@ -1,21 +1,22 @@
-// attend on Hopper: the feeding warps. Each brings four of a tile's 32 rows: looks them up, copies them raw, 584 bytes each, into
-// its part of a ring (cp.async, some 50 KB under way in all), and turns them into bf16 rows of the tile, swizzled for the tensor
-// cores. Only the warp that copied a row reads it from the ring, so that the ring needs no barrier.
+// attend on Hopper: the feeding warps. Each brings four of a tile's 32 rows: looks them up, copies them raw, 584 bytes
+// each, into its part of a ring (cp.async, some 50 KB under way in all), and turns them into bf16 rows of the tile,
+// swizzled for the tensor cores. Only the warp that copied a row reads it from the ring, so that the ring needs no
+// barrier.
 #pragma once
 
 #include "attend/attend_sm90_shared.cuh"
 
 namespace fathom::attend_sm90_kernel {
 
-/// What a lane has of its warp's four rows. Eight lanes share two rows; of each they have every second block of 64 elements,
-/// a 16-byte chunk of it each. Neighbouring rows are rotated differently in a tile, so that the eight lanes' stores meet
-/// eight different places. The last block is rotary: 128 bytes of bf16, two chunks a lane.
+/// What a lane has of its warp's four rows. Eight lanes share two rows; of each they have every second block of 64
+/// elements, a 16-byte chunk of it each. Neighbouring rows are rotated differently in a tile, so that the eight lanes'
+/// stores meet eight different places. The last block is rotary: 128 bytes of bf16, two chunks a lane.
 struct Feeder {
   int row;   ///< of the warp's
   int odd;   ///< blocks odd, odd + 2, odd + 4, odd + 6
   int part;  ///< which 16 bytes of a block of codes
   // Bytes from the tile's start.
-  int codes_at;   ///< of the first half of chunk `part` widened, in the lane's first block; the second half lies at ^ 16
+  int codes_at;  ///< of the first half of chunk `part` widened, in the lane's first block; the second half lies at ^ 16
   int rotary_at;  ///< of rotary chunk `part`; chunk part + 4 lies at ^ 64
 
   __device__ explicit Feeder(int warp) {
@@ -70,7 +71,8 @@ class Lookup {
 
   __device__ __forceinline__ int row_of(int batch) const {
     const int lane = threadIdx.x % 32;
-    const int i = range_.first_row + (batch * kBatch + lane / kFeedRows) * kTileRows + warp_ * kFeedRows + lane % kFeedRows;
+    const int i =
+        range_.first_row + (batch * kBatch + lane / kFeedRows) * kTileRows + warp_ * kFeedRows + lane % kFeedRows;
     return i < range_.end_row ? i : rows_.count();
   }
   __device__ __forceinline__ void find(int batch) {
@@ -90,7 +92,8 @@ class Lookup {
 };
 
 /// Starts the copies of this lane's chunks of a row. An absent row is zeros.
-__device__ __forceinline__ void copy_chunks(Shared& shared, const Feeder& feeder, int warp, int slot, const Found& found) {
+__device__ __forceinline__ void copy_chunks(Shared& shared, const Feeder& feeder, int warp, int slot,
+                                            const Found& found) {
   const bool is_there = found.row != 0;
   std::uint8_t* const raw = raw_of(shared, feeder, warp, slot);
   const auto* row = reinterpret_cast<const std::uint8_t*>(found.row);
@@ -98,13 +101,16 @@ __device__ __forceinline__ void copy_chunks(Shared& shared, const Feeder& feeder
 #pragma unroll
   for (int c = 0; c < kFeederBlocks; ++c) copy::async_or_zeros<16>(raw + c * 128, from + c * 128, is_there);
   if (feeder.odd) copy::async_or_zeros<16>(raw + 3 * 128 + 64, from + 3 * 128 + 64, is_there);
-  if (feeder.odd == 0 && feeder.part == 0) copy::async_or_zeros<8>(scales_of(shared, feeder, warp, slot), row + found.to_scales, is_there);
+  if (feeder.odd == 0 && feeder.part == 0)
+    copy::async_or_zeros<8>(scales_of(shared, feeder, warp, slot), row + found.to_scales, is_there);
 }
 
-/// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above kLargestCode are
-/// more than bf16 holds and go the slow way.
+/// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above
+/// kLargestCode are more than bf16 holds and go the slow way.
 constexpr std::uint32_t kLargestCode = 134;
-__device__ __forceinline__ std::uint32_t factor_of(std::uint32_t code) { return code * 0x00800080u + (120u << 7) * 0x10001u; }
+__device__ __forceinline__ std::uint32_t factor_of(std::uint32_t code) {
+  return code * 0x00800080u + (120u << 7) * 0x10001u;
+}
 /// Whether a byte of four is above kLargestCode.
 __device__ __forceinline__ std::uint32_t has_large_code(std::uint32_t codes) {
   return ((codes & 0x7f7f7f7fu) + (127u - (kLargestCode - 128u)) * 0x01010101u) & codes & 0x80808080u;
@@ -114,16 +120,19 @@ __device__ __forceinline__ std::uint32_t scale_code(const uint2& codes, int odd,
   return (c < 2 ? codes.x : codes.y) >> (8 * odd + 16 * (c % 2)) & 0xff;
 }
 
-/// Four codes to bf16, scaled, in the order 0, 2, 1, 3: that is how moving bits finds them, and q and the results follow it
-/// (in_tile_order). Magnitudes join `largest`.
+/// Four codes to bf16, scaled, in the order 0, 2, 1, 3: that is how moving bits finds them, and q and the results
+/// follow it (in_tile_order). Magnitudes join `largest`.
 __device__ __forceinline__ uint2 widen(std::uint32_t word, std::uint32_t factor, std::uint32_t& largest) {
   const std::uint32_t even = (word << 4) & 0x07f007f0u, odd = (word >> 4) & 0x07f007f0u;
   largest = __vimax3_u16x2(largest, even, odd);
-  return {mma::multiply_bf16x2(even | ((word << 8) & 0x80008000u), factor), mma::multiply_bf16x2(odd | (word & 0x80008000u), factor)};
+  return {mma::multiply_bf16x2(even | ((word << 8) & 0x80008000u), factor),
+          mma::multiply_bf16x2(odd | (word & 0x80008000u), factor)};
 }
 /// The same with NaN codes and scales of any size: rare.
 __device__ __forceinline__ std::uint32_t widen_any(std::uint32_t first, std::uint32_t second, std::uint32_t scale) {
-  const auto one = [&](std::uint32_t code) { return std::uint32_t{to_bf16(decode_e4m3(code & 0xff) * decode_ue8m0(scale)).bits}; };
+  const auto one = [&](std::uint32_t code) {
+    return std::uint32_t{to_bf16(decode_e4m3(code & 0xff) * decode_ue8m0(scale)).bits};
+  };
   return one(first) | one(second) << 16;
 }
 
@@ -152,7 +161,8 @@ __device__ __noinline__ void dequantise_any(Shared& shared, int warp, int slot, 
 }
 
 /// A lane's chunks of a row, from the ring into a tile. True if they need dequantise_any.
-__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, const uint2& codes, std::uint8_t* tile) {
+__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, const uint2& codes,
+                                           std::uint8_t* tile) {
   std::uint32_t largest = 0;  // magnitudes of two codes
 #pragma unroll
   for (int c = 0; c < kFeederBlocks; ++c) {
@@ -179,7 +189,8 @@ __device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint
 }
 
 /// The work of feeding warp `warp` (0..7) on one unit; `base` is the number of tiles before it.
-__device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, const Range& range, int base, const Feeder& feeder, int warp) {
+__device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, const Range& range, int base,
+                                          const Feeder& feeder, int warp) {
   const bool is_first_lane = threadIdx.x % 32 == 0;
   Lookup lookup(rows, range, warp);
   std::uint32_t present[kAhead];  // of the tiles under way, the oldest first
@@ -196,12 +207,13 @@ __device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, cons
     __syncwarp();  // the row's scales came through one of its lanes
     const uint2 codes = *reinterpret_cast<const uint2*>(scales_of(shared, feeder, warp, slot));
     barrier::wait(&shared.tile_empty[tile_slot], (tile / kTiles & 1) ^ 1);
-    if (dequantise(feeder, raw_of(shared, feeder, warp, slot), codes, shared.tiles[tile_slot])) dequantise_any(shared, warp, slot, tile_slot);
+    if (dequantise(feeder, raw_of(shared, feeder, warp, slot), codes, shared.tiles[tile_slot]))
+      dequantise_any(shared, warp, slot, tile_slot);
     if (is_first_lane) shared.present[tile_slot][warp] = static_cast<std::uint8_t>(present[0]);
     barrier::publish_to_tensor_cores();
     __syncwarp();
     if (is_first_lane) barrier::arrive(&shared.tile_full[tile_slot]);
-    // The ring's slot is used up by the whole warp: the tile after those under way may come.
+      // The ring's slot is used up by the whole warp: the tile after those under way may come.
 #pragma unroll
     for (int k = 1; k < kAhead; ++k) present[k - 1] = present[k];
     const Found found = lookup.next(feeder.row, present[kAhead - 1]);

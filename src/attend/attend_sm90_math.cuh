@@ -1,5 +1,6 @@
-// attend on Hopper: the two math groups. They take tiles in turns: the owner multiplies q with the tile (64 x 32 logits) and writes
-// its weights, while the tensor cores are busy for the other; both add every tile's values, each to its half of the elements.
+// attend on Hopper: the two math groups. They take tiles in turns: the owner multiplies q with the tile (64 x 32
+// logits) and writes its weights, while the tensor cores are busy for the other; both add every tile's values, each to
+// its half of the elements.
 #pragma once
 
 #include "attend/attend_sm90_shared.cuh"
@@ -14,7 +15,8 @@ struct Queries {
 __device__ __forceinline__ void fetch_queries(const Launch& launch, const Unit& unit, Queries& queries) {
   const TensorView& q = launch.args.q;
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
-  const bf16* const from = static_cast<const bf16*>(q.data) + unit.t * q.strides[0] + (unit.first_head + first) * q.strides[1] + chunk * 8;
+  const bf16* const from =
+      static_cast<const bf16*>(q.data) + unit.t * q.strides[0] + (unit.first_head + first) * q.strides[1] + chunk * 8;
 #pragma unroll
   for (int i = 0; i < kQueriesOfThread; ++i) {
     queries.chunks[i] = uint4{0, 0, 0, 0};
@@ -28,7 +30,8 @@ __device__ __forceinline__ void keep_queries(Shared& shared, const Queries& quer
 #pragma unroll
   for (int i = 0; i < kQueriesOfThread; ++i) {
     const int h = first + i * kQueryStep;
-    *reinterpret_cast<uint4*>(shared.q + chunk / 8 * kQuerySlabBytes + wgmma::chunk_at(h, chunk % 8)) = in_tile_order(queries.chunks[i], chunk);
+    *reinterpret_cast<uint4*>(shared.q + chunk / 8 * kQuerySlabBytes + wgmma::chunk_at(h, chunk % 8)) =
+        in_tile_order(queries.chunks[i], chunk);
   }
   barrier::publish_to_tensor_cores();
 }
@@ -51,16 +54,20 @@ __device__ __forceinline__ void rescale(float (&out)[2][64], const float (&facto
   for (int i = 0; i < 128; ++i) out[i / 64][i % 64] *= factor[i / 2 % 2];
 }
 
-/// Starts out += weights x values of a tile, for the group's half of the elements. `owner` is the group whose weights they are.
-__device__ __forceinline__ void start_values(const Shared& shared, int tile_slot, int owner, int group, float (&out)[2][64]) {
+/// Starts out += weights x values of a tile, for the group's half of the elements. `owner` is the group whose weights
+/// they are.
+__device__ __forceinline__ void start_values(const Shared& shared, int tile_slot, int owner, int group,
+                                             float (&out)[2][64]) {
   const std::uint64_t weights = wgmma::descriptor(shared.weights, 16, 1024) + owner * 64 / 16;
-  const std::uint64_t values = wgmma::descriptor(shared.tiles[tile_slot], kTileSlabBytes, 1024) + group * 4 * kTileSlabBytes / 16;
+  const std::uint64_t values =
+      wgmma::descriptor(shared.tiles[tile_slot], kTileSlabBytes, 1024) + group * 4 * kTileSlabBytes / 16;
   wgmma::fence();
 #pragma unroll
   for (int k = 0; k < kTileRows / 16; ++k) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      wgmma::add_64x128x16<1>(out[half], weights + k * 32 / 16, values + (half * 2 * kTileSlabBytes + k * 16 * wgmma::kSlabRowBytes) / 16, 1);
+      wgmma::add_64x128x16<1>(out[half], weights + k * 32 / 16,
+                              values + (half * 2 * kTileSlabBytes + k * 16 * wgmma::kSlabRowBytes) / 16, 1);
     }
   }
 }
@@ -74,11 +81,13 @@ __device__ __forceinline__ void release(Shared& shared, int tile_slot, int owner
 
 /// Starts the logits of a tile: q times its rows.
 __device__ __forceinline__ void start_logits(const Shared& shared, int tile_slot, float (&s)[16]) {
-  const std::uint64_t q = wgmma::descriptor(shared.q, 16, 1024), keys = wgmma::descriptor(shared.tiles[tile_slot], 16, 1024);
+  const std::uint64_t q = wgmma::descriptor(shared.q, 16, 1024),
+                      keys = wgmma::descriptor(shared.tiles[tile_slot], 16, 1024);
   wgmma::fence();
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k) {
-    wgmma::add_64x32x16<0>(s, q + (k / 4 * kQuerySlabBytes + k % 4 * 32) / 16, keys + (k / 4 * kTileSlabBytes + k % 4 * 32) / 16, k > 0);
+    wgmma::add_64x32x16<0>(s, q + (k / 4 * kQuerySlabBytes + k % 4 * 32) / 16,
+                           keys + (k / 4 * kTileSlabBytes + k % 4 * 32) / 16, k > 0);
   }
   wgmma::commit();
 }
@@ -89,15 +98,16 @@ __device__ __forceinline__ float power_of_two(float x) {
   return power;
 }
 
-/// A tile's weights, and what they are relative to: a multiple of eight (base 2), so that sums change base without rounding, and
-/// most tiles have the same. A group finds it from what it knows, its own last tile and the other's last but one: waiting for
-/// the other's last would make the softmax of all tiles one chain.
+/// A tile's weights, and what they are relative to: a multiple of eight (base 2), so that sums change base without
+/// rounding, and most tiles have the same. A group finds it from what it knows, its own last tile and the other's last
+/// but one: waiting for the other's last would make the softmax of all tiles one chain.
 struct Weights {
   std::uint32_t pairs[2][4];
   float sum[2];
 };
 /// Logits to weights. `present` has a bit for each row of the tile.
-__device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads, Weights& weights) {
+__device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads,
+                                       Weights& weights) {
   float now[2] = {-kInfinity, -kInfinity};
 #pragma unroll
   for (int i = 0; i < 16; ++i) s[i] *= scale_log2;
@@ -113,7 +123,8 @@ __device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, 
     now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 1));
     now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 2));
     heads.most[r] = fmaxf(heads.most[r], now[r]);
-    if (now[r] > heads.known[r] + kSlack) heads.known[r] = kSlack * ceilf(now[r] / kSlack);  // the first logits leave -inf
+    if (now[r] > heads.known[r] + kSlack)
+      heads.known[r] = kSlack * ceilf(now[r] / kSlack);  // the first logits leave -inf
     const float base = heads.known[r] == -kInfinity ? 0.f : heads.known[r];
     float sum = 0;
 #pragma unroll
@@ -128,12 +139,15 @@ __device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, 
 /// Hands them to both groups.
 __device__ __forceinline__ void publish(Shared& shared, int group, const Weights& weights, const HeadPair& heads) {
   const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
-  int at = wgmma::chunk_at(head, 4 * group) + 4 * quad;  // of the first columns' weights; the next are at ^ 16, ^ 32, ^ 48
-  asm volatile("" : "+r"(at));  // or the compiler keeps all of them in registers, which are scarce
+  int at =
+      wgmma::chunk_at(head, 4 * group) + 4 * quad;  // of the first columns' weights; the next are at ^ 16, ^ 32, ^ 48
+  asm volatile("" : "+r"(at));                      // or the compiler keeps all of them in registers, which are scarce
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) *reinterpret_cast<std::uint32_t*>(shared.weights + (at ^ j << 4) + r * 8 * wgmma::kSlabRowBytes) = weights.pairs[r][j];
+    for (int j = 0; j < 4; ++j)
+      *reinterpret_cast<std::uint32_t*>(shared.weights + (at ^ j << 4) + r * 8 * wgmma::kSlabRowBytes) =
+          weights.pairs[r][j];
     if (quad == 0) shared.base[group][head + 8 * r] = heads.known[r];
   }
   barrier::publish_to_tensor_cores();
@@ -141,8 +155,8 @@ __device__ __forceinline__ void publish(Shared& shared, int group, const Weights
   if (thread % 32 == 0) barrier::arrive(&shared.weights_full[group]);
 }
 
-/// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for more, but
-/// no more than 2^-50: sums must not overflow on their way down.
+/// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for
+/// more, but no more than 2^-50: sums must not overflow on their way down.
 __device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads, float (&out)[2][64]) {
   float factor[2];
 #pragma unroll
@@ -158,10 +172,10 @@ __device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads,
   rescale(out, factor);
 }
 
-/// Runs the tiles of a unit; `base` is the number of tiles before it, and a group owns every second of all. A round of the loop is
-/// one owned tile and the values of the tile before it.
-__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int base, int tiles, int group, HeadPair& heads,
-                                             float (&out)[2][64]) {
+/// Runs the tiles of a unit; `base` is the number of tiles before it, and a group owns every second of all. A round of
+/// the loop is one owned tile and the values of the tile before it.
+__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int base, int tiles, int group,
+                                             HeadPair& heads, float (&out)[2][64]) {
   const float scale_log2 = launch.problem.softmax_scale * kLog2e;
   // The other group's weights of a tile: their values go into the sums.
   const auto start_others = [&](int tile) {

@@ -1,5 +1,6 @@
-// attend on Hopper: the blocks that share a query are a cluster, and merge their parts through each other's shared memory. Where
-// a query has more blocks than a cluster may have, clusters leave their sums in memory, and the last to come merges those.
+// attend on Hopper: the blocks that share a query are a cluster, and merge their parts through each other's shared
+// memory. Where a query has more blocks than a cluster may have, clusters leave their sums in memory, and the last to
+// come merges those.
 #pragma once
 
 #include "attend/attend_sm90_shared.cuh"
@@ -11,7 +12,8 @@ namespace fathom::attend_sm90_kernel {
 constexpr int kPartPitch = kDim + 8;  ///< floats from a head to the next: fragments of eight heads meet different banks
 static_assert(kHeads * kPartPitch * sizeof(float) <= offsetof(Shared, weights));
 
-__device__ __forceinline__ void keep_part(Shared& shared, int num_heads, int group, const HeadPair& heads, const float (&out)[2][64]) {
+__device__ __forceinline__ void keep_part(Shared& shared, int num_heads, int group, const HeadPair& heads,
+                                          const float (&out)[2][64]) {
   const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
   float* const sums = reinterpret_cast<float*>(shared.q);
 #pragma unroll
@@ -35,8 +37,8 @@ __device__ __forceinline__ void keep_part(Shared& shared, int num_heads, int gro
 }
 
 /// Leaves a cluster's sums of one head, or of a piece of it, as a part of the unit.
-__device__ __forceinline__ void leave_part(const Launch& launch, std::int64_t part, int h, const JoinedHead& head, unsigned chunks,
-                                           const float (&sums)[4][4]) {
+__device__ __forceinline__ void leave_part(const Launch& launch, std::int64_t part, int h, const JoinedHead& head,
+                                           unsigned chunks, const float (&sums)[4][4]) {
   const int lane = threadIdx.x % 32;
   auto* to = reinterpret_cast<float4*>(launch.sums + (part * kHeads + h) * kDim) + lane;
 #pragma unroll
@@ -50,8 +52,8 @@ __device__ __forceinline__ void leave_part(const Launch& launch, std::int64_t pa
   state[2 * kHeads] = head.most;
 }
 
-/// Merges the cluster's parts. All threads of both math groups call it. Where blocks have few heads, each is merged in pieces, a warp
-/// each: a unit's pieces are dealt out to the cluster's warps, block by block.
+/// Merges the cluster's parts. All threads of both math groups call it. Where blocks have few heads, each is merged in
+/// pieces, a warp each: a unit's pieces are dealt out to the cluster's warps, block by block.
 __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shared, const Unit& unit) {
   constexpr int kWarps = 2 * kGroup / 32;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -59,16 +61,19 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
   const std::int64_t part = unit.number * launch.parts + blockIdx.y / blocks;
   // Parts that go to memory are merged again by whole heads, in blocks that count whole heads as theirs.
   int pieces = 1;
-  while (launch.parts == 1 && pieces < 4 && 2 * pieces * unit.num_heads <= kWarps * blocks) pieces *= 2;  // at most one for a warp
+  while (launch.parts == 1 && pieces < 4 && 2 * pieces * unit.num_heads <= kWarps * blocks)
+    pieces *= 2;  // at most one for a warp
   cluster::arrive();
   cluster::wait();
   for (int item = rank + warp * blocks; item < unit.num_heads * pieces; item += kWarps * blocks) {
     const int h = item / pieces;
     const unsigned chunks = (kAllChunks >> (4 - 4 / pieces)) << (item % pieces * (4 / pieces));
     const std::uint32_t states = cluster::address_in(&shared.states[0][h], lane < blocks ? lane : rank);
-    const float base = cluster::load(states), total = cluster::load(states + sizeof(shared.states[0])), most = cluster::load(states + 2 * sizeof(shared.states[0]));
+    const float base = cluster::load(states), total = cluster::load(states + sizeof(shared.states[0])),
+                most = cluster::load(states + 2 * sizeof(shared.states[0]));
     const bool has_part = lane < blocks;
-    const JoinedHead head = join_head(has_part ? base : -kInfinity, has_part ? total : 0.f, has_part ? most : -kInfinity);
+    const JoinedHead head =
+        join_head(has_part ? base : -kInfinity, has_part ? total : 0.f, has_part ? most : -kInfinity);
     float sums[4][4] = {};
     const float* row = reinterpret_cast<const float*>(shared.q) + h * kPartPitch + 4 * lane;
 #pragma unroll 8
@@ -93,7 +98,8 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
       __threadfence();
     }
     barrier::sync<1, 2 * kGroup>();
-    if (shared.is_last) merge_parts<kHeads>(launch, unit.number, unit.t, unit.first_head, rank + warp * blocks, kWarps * blocks, 1.f);
+    if (shared.is_last)
+      merge_parts<kHeads>(launch, unit.number, unit.t, unit.first_head, rank + warp * blocks, kWarps * blocks, 1.f);
   }
   cluster::wait();
 }

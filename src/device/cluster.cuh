@@ -7,10 +7,13 @@
 
 namespace fathom::cluster {
 
-/// The barrier of all threads of the cluster that have not ended. What was written before `arrive` is seen after `wait`.
+/// The barrier of all threads of the cluster that have not ended. What was written before `arrive` is seen after
+/// `wait`.
 __device__ __forceinline__ void arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 /// The same without promising what was written.
-__device__ __forceinline__ void arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ __forceinline__ void arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 /// Where block `rank` of the cluster has what this block has at `pointer`, in shared memory.
@@ -26,7 +29,10 @@ __device__ __forceinline__ float load(std::uint32_t address) {
 }
 __device__ __forceinline__ float4 load4(std::uint32_t address) {
   float4 v;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address) : "memory");
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
   return v;
 }
 

@@ -14,10 +14,10 @@ inline Status cuda_status(const char* call, cudaError_t error) noexcept {
   if (error == cudaSuccess) return {};
   return Status::device_error("%s: CUDA says: %s", call, cudaGetErrorString(error));
 }
-#define FATHOM_CUDA_TRY(call, expression)                                                \
-  do {                                                                                   \
-    if (const cudaError_t fathom_error = (expression); fathom_error != cudaSuccess)      \
-      return ::fathom::cuda_status(call, fathom_error);                                  \
+#define FATHOM_CUDA_TRY(call, expression)                                           \
+  do {                                                                              \
+    if (const cudaError_t fathom_error = (expression); fathom_error != cudaSuccess) \
+      return ::fathom::cuda_status(call, fathom_error);                             \
   } while (0)
 
 inline cudaStream_t stream_of(Stream stream) noexcept { return static_cast<cudaStream_t>(stream.handle); }
@@ -49,15 +49,16 @@ template <class Kernel>
 Status allow_shared_bytes(const char* op, const Device& device, Kernel* kernel, std::size_t bytes) noexcept {
   const DeviceGuard guard(device.index());
   FATHOM_TRY(guard.status());
-  return cuda_status(op, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              static_cast<int>(bytes)));
+  return cuda_status(op, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
-/// Launches with the attributes given and says what the launch itself said; what the kernel does later is the stream's to
-/// tell. An empty grid is nothing.
+/// Launches with the attributes given and says what the launch itself said; what the kernel does later is the stream's
+/// to tell. An empty grid is nothing.
 template <class... Params, class... Args>
-Status launch_with(cudaLaunchAttribute* attributes, unsigned num_attributes, const char* op, const RunContext& context, void (*kernel)(Params...),
-                   dim3 grid, dim3 block, std::size_t shared_bytes, const Args&... args) noexcept {
+Status launch_with(cudaLaunchAttribute* attributes, unsigned num_attributes, const char* op, const RunContext& context,
+                   void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
+                   const Args&... args) noexcept {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return {};
   const DeviceGuard guard(context.device.index());
   FATHOM_TRY(guard.status());
@@ -71,8 +72,8 @@ Status launch_with(cudaLaunchAttribute* attributes, unsigned num_attributes, con
   return cuda_status(op, cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 template <class... Params, class... Args>
-Status launch(const char* op, const RunContext& context, void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
-              const Args&... args) noexcept {
+Status launch(const char* op, const RunContext& context, void (*kernel)(Params...), dim3 grid, dim3 block,
+              std::size_t shared_bytes, const Args&... args) noexcept {
   return launch_with(nullptr, 0, op, context, kernel, grid, block, shared_bytes, args...);
 }
 

@@ -59,8 +59,10 @@ TEST(AttendPolicy, ScratchHoldsWhatAnyNumberOfTokensSplitsInto) {
         for (int tokens = 0; tokens <= capacity; ++tokens) {
           const std::int64_t units = tokens * sm80.head_blocks(heads), splits = sm80.splits(tokens, heads);
           if (splits > 1) {
-            EXPECT_LE(units * splits, sm80.most_parts(capacity, heads)) << tokens << " of " << capacity << ", heads " << heads;
-            EXPECT_LE(units, sm80.most_split_units(capacity, heads)) << tokens << " of " << capacity << ", heads " << heads;
+            EXPECT_LE(units * splits, sm80.most_parts(capacity, heads))
+                << tokens << " of " << capacity << ", heads " << heads;
+            EXPECT_LE(units, sm80.most_split_units(capacity, heads))
+                << tokens << " of " << capacity << ", heads " << heads;
             EXPECT_LE(splits, kMostAttendSplits);
           }
           const AttendSm90Policy::Cut cut = sm90.cut(tokens, heads);
@@ -78,13 +80,6 @@ TEST(AttendPolicy, SmallRanksTakeTheSmallerBlock) {
   EXPECT_EQ(attend_sm80_policy(flash(128, 8), kH100).heads_per_block, 16);
   EXPECT_EQ(attend_sm80_policy(flash(128, 64), kH100).heads_per_block, 32);
   EXPECT_EQ(attend_sm80_policy(flash(1, 64), kH100).heads_per_block, 16);
-}
-
-TEST(AttendPolicy, HopperTakesTheQuickerKernel) {
-  EXPECT_TRUE(is_small_for_sm90(1, 64));
-  EXPECT_TRUE(is_small_for_sm90(7, 64));
-  EXPECT_FALSE(is_small_for_sm90(8, 64));
-  EXPECT_FALSE(is_small_for_sm90(128, 8));
 }
 
 TEST(AttendPolicy, OneStepIsNeverSplit) {

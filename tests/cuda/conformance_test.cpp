@@ -75,7 +75,8 @@ TEST_P(CudaConformance, AgreesWithTheReference) {
   agrees(device, GetParam(), "ci", Takes::some);
 }
 
-// The smallest shared memory of all targets (sm_86, sm_89, sm_120): the same code, with their tiles. Hopper's own kernels refuse.
+// The smallest shared memory of all targets (sm_86, sm_89, sm_120): the same code, with their tiles. Hopper's own
+// kernels refuse.
 TEST_P(CudaConformance, AgreesWithinTheSmallestTargetsLimits) {
   FATHOM_NEEDS_CUDA(device);
   const std::string& name = GetParam().implementation;
@@ -98,7 +99,8 @@ TEST_P(CudaConformance, RunsTheSmokeCasesInUnwrittenMemory) {
   for (const std::string& text : cases.value()) {
     const auto status = [&]() -> Status {
       FATHOM_ASSIGN(const OpCase built, make_case(GetParam().op, text));
-      const auto plan = plan_problem(*built.op, built.problem.data(), device, {GetParam().op + "=" + GetParam().implementation});
+      const auto plan =
+          plan_problem(*built.op, built.problem.data(), device, {GetParam().op + "=" + GetParam().implementation});
       if (plan.status().code() == StatusCode::unsupported) return {};
       FATHOM_TRY(plan.status());
       FATHOM_ASSIGN(const DeviceCase arguments, DeviceCase::create(built, device, std::nullopt));
