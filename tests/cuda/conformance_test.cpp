@@ -84,6 +84,13 @@ TEST_P(CudaConformance, AgreesWithinTheSmallestTargetsLimits) {
          is_hopper_only ? Takes::none : Takes::some);
 }
 
+// A GPU of four multiprocessors: small shapes fill it, so products take the tiles that need work enough, and rows are
+// shared and scored by other numbers of blocks.
+TEST_P(CudaConformance, AgreesOnFewMultiprocessors) {
+  FATHOM_NEEDS_CUDA(device);
+  agrees(device.limited_to({.num_multiprocessors = 4}), GetParam(), "ci", Takes::some);
+}
+
 // What compute-sanitizer watches (scripts/gpu_test.sh).
 TEST_P(CudaConformance, AgreesOnTheSmokeCases) {
   FATHOM_NEEDS_CUDA(device);
