@@ -1,6 +1,6 @@
-// attend in plain f32 on CUDA: a block for one query and head, rows of any format, a chunk of rows at a time, all of them
-// twice: the largest logit first, then the weights relative to it, rounded as the CPU rounds them. It is what `exact` runs
-// and what the fast kernels are held against on the device; it has no speed goal.
+// attend in plain f32 on CUDA: a block for one query and head, rows of any format, a chunk of rows at a time, all of
+// them twice: the largest logit first, then the weights relative to it, rounded as the CPU rounds them. It is what
+// `exact` runs and what the fast kernels are held against on the device; it has no speed goal.
 #include "attend/attend_impl.h"
 #include "attend/row_walk.h"
 #include "device/launch.h"
@@ -45,7 +45,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
           if (slots[i] >= 0) {
             const std::byte* row = cache.row(slots[i]);
             const std::byte* footer = cache.footer(slots[i]);
-            for (int c = lane; c < problem.head_dim; c += 32) dot = fmaf(q[c], decode_element(cache.layout, row, footer, c), dot);
+            for (int c = lane; c < problem.head_dim; c += 32)
+              dot = fmaf(q[c], decode_element(cache.layout, row, footer, c), dot);
           }
           dot = warp_sum(dot);
           if (lane == 0) logits[i] = dot * problem.softmax_scale;
@@ -73,7 +74,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
       if (slots[i] < 0) continue;
       const float weight = expf(logits[i] - base);
       total += weight;
-      const float factor = rounded(weight, problem.q_dtype);  // the model multiplies rows by bf16 probabilities, and sums them unrounded
+      // The model multiplies rows by bf16 probabilities and sums them unrounded.
+      const float factor = rounded(weight, problem.q_dtype);
       const std::byte* row = cache.row(slots[i]);
       const std::byte* footer = cache.footer(slots[i]);
       for (int k = 0; k < kMostPerLane; ++k) {

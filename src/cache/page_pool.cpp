@@ -103,7 +103,8 @@ Result<PagePool> PagePool::create(const LayerProblem& problem, const PagePoolOpt
       return Status::invalid("PagePool: num_layers is %d, expected 1 to %d", options.num_layers, kMaxPoolLayers);
     }
     if (options.sequence_tokens < 0 || options.sequence_tokens > kMaxLength) {
-      return Status::invalid("PagePool: sequence_tokens is %" PRId64 ", expected 0 to %" PRId64, options.sequence_tokens, kMaxLength);
+      return Status::invalid("PagePool: sequence_tokens is %" PRId64 ", expected 0 to %" PRId64,
+                             options.sequence_tokens, kMaxLength);
     }
     auto impl = std::make_unique<Impl>();
     impl->problem = problem;

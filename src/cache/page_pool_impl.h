@@ -91,8 +91,8 @@ struct PageChange {
 /// Block tables of the sequences of a step, one cache's. The width never shrinks.
 struct StepTables {
   std::int64_t width = 0;
-  std::int64_t used = 0;               ///< columns that any step so far has filled; the others are -1
-  std::vector<std::int32_t> pages;     ///< rows of `width`
+  std::int64_t used = 0;            ///< columns that any step so far has filled; the others are -1
+  std::vector<std::int32_t> pages;  ///< rows of `width`
 };
 
 /// The step that is open, and what its tokens are to the layers.
@@ -124,7 +124,7 @@ struct FATHOM_HIDDEN PagePool::Impl {
   std::int64_t sequence_tokens = 0;
   std::optional<Device> device;
   Stream stream;
-  DeviceMemory batch_memory;   ///< CUDA: the step's arrays, laid out for batch_shape
+  DeviceMemory batch_memory;  ///< CUDA: the step's arrays, laid out for batch_shape
   BatchShape batch_shape;
 
   /// invalid_argument unless `sequence` is alive; `call` starts the message.

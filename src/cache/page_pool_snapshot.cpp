@@ -70,12 +70,13 @@ Status check_number(const char* name, std::int64_t came, std::int64_t expected) 
   return Status::invalid("restore: the snapshot's %s is %" PRId64 ", expected %" PRId64, name, came, expected);
 }
 
-/// The pages of one cache of a sequence from `first_row` on, one layer at a time, in host memory: on a GPU a page crosses
-/// at once, and rows are cut here.
+/// The pages of one cache of a sequence from `first_row` on, one layer at a time, in host memory: on a GPU a page
+/// crosses at once, and rows are cut here.
 class HostRows {
  public:
   HostRows(const PageList& list, const PageTable& table, std::int64_t first_row)
-      : table_(table), first_block_(first_row / list.page_size()),
+      : table_(table),
+        first_block_(first_row / list.page_size()),
         bytes_((static_cast<std::int64_t>(table.pages.size()) - first_block_) * list.page_stride(), PageList::kPoison),
         cache_{bytes_.data(), list.layout(), list.page_size(), 0, list.page_stride()} {}
 
@@ -99,7 +100,9 @@ class HostRows {
   template <class Call>
   void for_each_page(const Call& call) const noexcept {
     std::byte* bytes = cache_.pages;
-    for (auto page = table_.pages.begin() + first_block_; page != table_.pages.end(); ++page, bytes += cache_.page_stride) call(*page, bytes);
+    for (auto page = table_.pages.begin() + first_block_; page != table_.pages.end();
+         ++page, bytes += cache_.page_stride)
+      call(*page, bytes);
   }
 
   const PageTable& table_;
@@ -219,13 +222,15 @@ Status PagePool::Impl::fill_restored(int number, std::span<const std::byte> rows
     if (!rules.has(kind)) continue;
     PageTable& table = sequences[number].tables[kind];
     PageList& list = lists[kind];
-    for (auto page = table.pages.begin() + table.first_row / list.page_size(); page != table.pages.end(); ++page) *page = list.take();
+    for (auto page = table.pages.begin() + table.first_row / list.page_size(); page != table.pages.end(); ++page)
+      *page = list.take();
     HostRows rows(list, table, table.first_row);
     for (int layer = 0; layer < num_layers; ++layer) {
-      rows.for_each_part(table.first_row, rules.rows(kind, sequences[number].length), [&](std::byte* to, std::int64_t count) {
-        if (count > 0) std::memcpy(to, rows_left.data(), static_cast<std::size_t>(count));
-        rows_left = rows_left.subspan(static_cast<std::size_t>(count));
-      });
+      rows.for_each_part(table.first_row, rules.rows(kind, sequences[number].length),
+                         [&](std::byte* to, std::int64_t count) {
+                           if (count > 0) std::memcpy(to, rows_left.data(), static_cast<std::size_t>(count));
+                           rows_left = rows_left.subspan(static_cast<std::size_t>(count));
+                         });
       rows.write(list, layer);
       FATHOM_TRY(synchronize(*device, stream));  // the pages in host memory are filled again, and then gone
     }
@@ -244,7 +249,8 @@ Result<int> PagePool::restore(std::span<const std::byte> snapshot) noexcept {
       if (!pool.rules.has(kind)) continue;
       PageTable& table = restored.tables[kind];
       const std::int64_t blocks = pool.num_blocks(kind, restored.length);
-      const std::int64_t needed = blocks - table.first_row / pool.lists[kind].page_size(), free = pool.lists[kind].num_free();
+      const std::int64_t needed = blocks - table.first_row / pool.lists[kind].page_size(),
+                         free = pool.lists[kind].num_free();
       if (needed > free) {
         return Status::exhausted("restore: the %s cache needs %" PRId64 " pages, %" PRId64 " of %" PRId64 " are free",
                                  kCacheNames[kind], needed, free, pool.lists[kind].num_pages());

@@ -177,7 +177,7 @@ Batch PagePool::Impl::host_batch() const noexcept {
   TensorView* const slots[kNumCaches] = {&batch.window_slots, &batch.entry_slots, &batch.index_slots,
                                           &batch.state_slots, &batch.index_state_slots};
   TensorView* const block_tables[kNumCaches] = {&batch.window_table, &batch.entries_table, &batch.index_table,
-                                                 &batch.state_table, &batch.index_state_table};
+                                                &batch.state_table, &batch.index_state_table};
   for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     *slots[kind] = view(step.slots[kind].data(), DType::i64, {num_tokens});
@@ -189,10 +189,12 @@ Batch PagePool::Impl::host_batch() const noexcept {
 Result<Batch> PagePool::Impl::batch() {
   Batch batch = host_batch();
   if (device->kind() == DeviceKind::cpu) return batch;
-  BatchShape shape{.num_tokens = std::max<std::int64_t>({batch_shape.num_tokens, problem.num_tokens, batch.positions.shape[0]}),
-                   .num_seqs = std::max<std::int64_t>({batch_shape.num_seqs, problem.num_seqs, batch.window_table.shape[0]})};
+  BatchShape shape{
+      .num_tokens = std::max<std::int64_t>({batch_shape.num_tokens, problem.num_tokens, batch.positions.shape[0]}),
+      .num_seqs = std::max<std::int64_t>({batch_shape.num_seqs, problem.num_seqs, batch.window_table.shape[0]})};
   for (int kind = 0; kind < kNumCaches; ++kind) shape.widths[kind] = tables[kind].width;
-  // A Batch is an array of views: those by token, then a table for each cache. On the device they lie behind each other.
+  // A Batch is an array of views: those by token, then a table for each cache. On the device they lie behind each
+  // other.
   const std::span<TensorView> views(reinterpret_cast<TensorView*>(&batch), sizeof(Batch) / sizeof(TensorView));
   constexpr std::size_t kFirstTable = offsetof(Batch, window_table) / sizeof(TensorView);
   static_assert(sizeof(Batch) == (kFirstTable + kNumCaches) * sizeof(TensorView));
@@ -223,8 +225,8 @@ Result<Batch> PagePool::Impl::batch() {
       FATHOM_TRY(copy_bytes(*device, to, array.data, bytes_of(array.dtype, array.numel()), stream));
     } else {
       const StepTables& table = tables[i - kFirstTable];
-      FATHOM_TRY(cuda::copy_rows(device->index(), to, array.data, bytes_of(array.dtype, table.width), bytes_of(array.dtype, table.used),
-                                 array.shape[0], stream));
+      FATHOM_TRY(cuda::copy_rows(device->index(), to, array.data, bytes_of(array.dtype, table.width),
+                                 bytes_of(array.dtype, table.used), array.shape[0], stream));
     }
     array.data = to;
     array.device = device->kind();

@@ -48,8 +48,8 @@ class DeviceGuard {
   cudaError_t error_ = cudaSuccess;
 };
 
-/// Lets a kernel use `bytes` of dynamic shared memory. Called while planning; never in a run. The limit is the kernel's, for
-/// all plans of the process, so it only ever rises.
+/// Lets a kernel use `bytes` of dynamic shared memory. Called while planning; never in a run. The limit is the
+/// kernel's, for all plans of the process, so it only ever rises.
 template <class Kernel>
 Status allow_shared_bytes(const char* op, const Device& device, Kernel* kernel, std::size_t bytes) noexcept {
   static std::mutex mutex;

@@ -89,7 +89,8 @@ TEST(PagePoolStep, TablesKeepOneWidthForAsManyTokensAsWereAskedFor) {
       const Batch batch = begin(pool, {0}, {count}).value();
       EXPECT_TRUE(pool.commit().ok());
       std::vector<std::int64_t> widths;
-      for (const TensorView& table : {batch.window_table, batch.entries_table, batch.index_table, batch.state_table, batch.index_state_table}) {
+      for (const TensorView& table :
+           {batch.window_table, batch.entries_table, batch.index_table, batch.state_table, batch.index_state_table}) {
         widths.insert(widths.end(), {table.is_absent() ? 0 : table.shape[1], table.strides[0]});
       }
       return widths;

@@ -1,6 +1,6 @@
-// The golden checkpoints on a GPU, within the CPU's bounds, however their tokens are split into steps and pages. Where the
-// output's last product quantises what attention gave (tiny_fp8), the CPU's bounds ask for probabilities rounded relative
-// to the final maximum, which cuda:simt does; the fast kernels round relative to a running one.
+// The golden checkpoints on a GPU, within the CPU's bounds, however their tokens are split into steps and pages. Where
+// the output's last product quantises what attention gave (tiny_fp8), the CPU's bounds ask for probabilities rounded
+// relative to the final maximum, which cuda:simt does; the fast kernels round relative to a running one.
 #include <gtest/gtest.h>
 
 #include "cli/commands.h"
@@ -43,7 +43,8 @@ void expect_all_hold(const Device& device, const GoldenCase& golden_case, Golden
   EXPECT_GE(measured->size(), 3u);
   for (const Measure& measure : measured.value()) {
     const double bound = bound_of(golden_case, measure);
-    EXPECT_TRUE(measure.value <= bound) << measure.quantity << " is " << measure.value << ", bound " << bound << " " << measure.note;
+    EXPECT_TRUE(measure.value <= bound) << measure.quantity << " is " << measure.value << ", bound " << bound << " "
+                                        << measure.note;
   }
 }
 

@@ -17,18 +17,23 @@
 namespace fathom::harness {
 namespace {
 
-constexpr int kReplays = 100, kLayerCases = 20, kSharedCases = 4;
+constexpr int kReplays = 100, kFewCases = 20, kSharedCases = 4;
 
-/// Small, so that the definition keeps up with a hundred cases; `tokens` brings fewer than the plan has room for. In those
-/// of a few cases several blocks share a sum, a row or a query.
+/// Small, so that the definition keeps up with a hundred cases; `tokens` brings fewer than the plan has room for. In
+/// those of a few cases several blocks share a sum, a row or a query.
 struct Text {
   const char* op;
   const char* text;
   int cases = kReplays;
 };
 constexpr Text kTexts[] = {
-    {"attend", "num_tokens=5 num_seqs=3 num_heads=16 window_width=40 entries_rows=list entries_width=70 context=300 outputs=1 sink=1"},
-    {"attend", "num_tokens=9 num_seqs=3 tokens=4 num_heads=64 window_width=128 entries_rows=range entries_width=100 entries_page_size=2 context=90 outputs=1"},
+    {"attend",
+     "num_tokens=5 num_seqs=3 num_heads=16 window_width=40 entries_rows=list entries_width=70 context=300 outputs=1 "
+     "sink=1"},
+    {"attend",
+     "num_tokens=9 num_seqs=3 tokens=4 num_heads=64 window_width=128 entries_rows=range entries_width=100 "
+     "entries_page_size=2 context=90 outputs=1",
+     kFewCases},
     {"merge_partials", "num_tokens=6 num_heads=3 num_partials=4 outputs=1"},
     {"linear", "num_tokens=3 in_dim=256 out_dim=128 weight_dtype=e4m3 activation_quant=e4m3_128"},
     {"linear", "num_tokens=80 tokens=70 in_dim=128 out_dim=64"},
@@ -38,14 +43,22 @@ constexpr Text kTexts[] = {
     {"index", "num_tokens=5 num_seqs=2 index_heads=4 topk=8 context=200 outputs=1"},
     {"select_topk", "num_tokens=3 num_scores=300 topk=8"},
     {"output", "num_tokens=3 tokens=2 hidden_size=128 num_heads=2 output_groups=2 output_rank=64 weight_dtype=e4m3"},
-    {"layer", "num_tokens=6 num_seqs=2 hidden_size=64 num_heads=2 q_rank=32 output_rank=16 window=8 compress_ratio=4 index_heads=2 index_topk=4 context=40 outputs=1", kLayerCases},
-    {"layer", "num_tokens=4 tokens=3 num_seqs=2 hidden_size=64 num_heads=2 q_rank=32 output_rank=16 window=8 compress_ratio=128 context=300 outputs=1", kLayerCases},
+    {"layer",
+     "num_tokens=6 num_seqs=2 hidden_size=64 num_heads=2 q_rank=32 output_rank=16 window=8 compress_ratio=4 "
+     "index_heads=2 index_topk=4 context=40 outputs=1",
+     kFewCases},
+    {"layer",
+     "num_tokens=4 tokens=3 num_seqs=2 hidden_size=64 num_heads=2 q_rank=32 output_rank=16 window=8 compress_ratio=128 "
+     "context=300 outputs=1",
+     kFewCases},
     {"linear", "num_tokens=2 in_dim=4096 out_dim=64 weight_dtype=e4m3 activation_quant=e4m3_128", kSharedCases},
     {"index", "index_heads=2 topk=8 context=40000", kSharedCases},
     {"select_topk", "num_scores=20000 topk=8", kSharedCases},
     {"attend", "num_heads=64 window_width=128 entries_rows=list entries_width=512 outputs=1", kSharedCases},
-    {"attend", "num_tokens=10 num_heads=64 window_width=128 entries_rows=list entries_width=512 outputs=1", kSharedCases},
-    {"attend", "num_tokens=20 num_heads=64 window_width=128 entries_rows=list entries_width=512 outputs=1", kSharedCases},
+    {"attend", "num_tokens=10 num_heads=64 window_width=128 entries_rows=list entries_width=512 outputs=1",
+     kSharedCases},
+    {"attend", "num_tokens=20 num_heads=64 window_width=128 entries_rows=list entries_width=512 outputs=1",
+     kSharedCases},
 };
 
 struct GraphCase {

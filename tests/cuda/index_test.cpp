@@ -64,7 +64,8 @@ TEST(CudaIndex, LongRowsAndManyTokens) {
 // A kernel's limit of shared memory is one for the whole process: a plan that needs less must not take another's away.
 TEST(CudaIndex, PlanningAnotherLeavesAPlanAsItIs) {
   FATHOM_NEEDS_CUDA(device);
-  const OpCase large = make_case("index", "num_tokens=8 num_seqs=1 index_heads=64 topk=8 context=200 outputs=1").value();
+  const OpCase large =
+      make_case("index", "num_tokens=8 num_seqs=1 index_heads=64 topk=8 context=200 outputs=1").value();
   const OpCase small = make_case("index", "num_tokens=8 num_seqs=1 index_heads=8 topk=8 context=200").value();
   const auto plan_of = [&](const OpCase& built) {
     return std::move(plan_problem(*built.op, built.problem.data(), device, {"cuda:sm80"})).value();

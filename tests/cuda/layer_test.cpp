@@ -137,7 +137,8 @@ TEST_P(CudaLayer, SnapshotsGoRoundBetweenGpuAndCpu) {
   expect_near(on_cpu.results[0], wanted);
 }
 
-// A decode step is captured once, over the batch of the first, and replayed: the pool's arrays must stay where they are.
+// A decode step is captured once, over the batch of the first, and replayed: the pool's arrays must stay where they
+// are.
 TEST_P(CudaLayer, AGraphOfADecodeStepServesTheStepsToCome) {
   FATHOM_NEEDS_CUDA(gpu);
   constexpr std::int64_t kPrefill = 20, kDecode = 300;
@@ -160,10 +161,13 @@ TEST_P(CudaLayer, AGraphOfADecodeStepServesTheStepsToCome) {
   for (std::int64_t i = 0; i < kDecode; ++i) {
     fresh.step({{fresh_sequence, 0, 1}});
     args.batch = replayed.pool.begin_step(std::vector<int>{sequence}, std::vector<std::int64_t>{1}).value();
-    ASSERT_TRUE(copy_bytes(gpu, args.x.data, tiny.hidden(0, kPrefill + i, 1).data, bytes_of(args.x.dtype, args.x.numel())).ok());
+    ASSERT_TRUE(
+        copy_bytes(gpu, args.x.data, tiny.hidden(0, kPrefill + i, 1).data, bytes_of(args.x.dtype, args.x.numel()))
+            .ok());
     ASSERT_TRUE(synchronize(gpu).ok());
     if (!graph) {
-      auto captured = harness::GpuGraph::capture(gpu, [&](Stream stream, const auto&) { return layer(plan, args, workspace.get(), stream); });
+      auto captured = harness::GpuGraph::capture(
+          gpu, [&](Stream stream, const auto&) { return layer(plan, args, workspace.get(), stream); });
       ASSERT_TRUE(captured.ok()) << captured.status().text();
       graph.emplace(std::move(captured).value());
     }
@@ -176,9 +180,11 @@ TEST_P(CudaLayer, AGraphOfADecodeStepServesTheStepsToCome) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, CudaLayer,
-                         testing::Combine(testing::Values(0, 4, 16), testing::Values(Numerics::exact, Numerics::served), testing::Values(DType::f32)));
+                         testing::Combine(testing::Values(0, 4, 16), testing::Values(Numerics::exact, Numerics::served),
+                                          testing::Values(DType::f32)));
 INSTANTIATE_TEST_SUITE_P(Bf16Weights, CudaLayer,
-                         testing::Combine(testing::Values(0, 4, 16), testing::Values(Numerics::served), testing::Values(DType::bf16)));
+                         testing::Combine(testing::Values(0, 4, 16), testing::Values(Numerics::served),
+                                          testing::Values(DType::bf16)));
 
 }  // namespace
 }  // namespace fathom

@@ -225,7 +225,8 @@ TEST_P(CudaPool, ASmallerStepIsPaddedWithAbsentTokens) {
 /// A stream that has work for some milliseconds in front of what comes next.
 harness::GpuStream busy_stream(const Device& gpu, const DeviceMemory& memory) {
   auto stream = std::move(harness::GpuStream::create(gpu)).value();
-  for (int i = 0; i < 200; ++i) EXPECT_TRUE(fill_bytes(gpu, memory.data(), std::byte{1}, memory.bytes(), stream.get()).ok());
+  for (int i = 0; i < 200; ++i)
+    EXPECT_TRUE(fill_bytes(gpu, memory.data(), std::byte{1}, memory.bytes(), stream.get()).ok());
   return stream;
 }
 
@@ -240,7 +241,8 @@ TEST_P(CudaPool, RestoreIsDoneWithTheSnapshotWhenItReturns) {
   ASSERT_TRUE(first.commit().ok());
   std::vector<std::byte> bytes = first.snapshot(sequence).value();
   const int caches = problem().compress_ratio == 0 ? 1 : problem().compress_ratio == 4 ? 5 : 3;
-  for (std::size_t i = 56 + 64 * static_cast<std::size_t>(caches); i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i);  // the rows
+  for (std::size_t i = 56 + 64 * static_cast<std::size_t>(caches); i < bytes.size(); ++i)
+    bytes[i] = static_cast<std::byte>(i);  // the rows
   void* locked = nullptr;
   ASSERT_EQ(cudaMallocHost(&locked, bytes.size()), cudaSuccess);
   std::memcpy(locked, bytes.data(), bytes.size());
@@ -277,7 +279,8 @@ TEST(CudaPoolTrouble, CallsThatFailLeaveNothingBehind) {
   cudaGetLastError();
 
   const std::int64_t free_pages = pool.num_free_pages(PagePool::kWindow);
-  EXPECT_EQ(pool.begin_step(std::vector<int>{kept}, std::vector<std::int64_t>{10}).status().code(), StatusCode::device_error);
+  EXPECT_EQ(pool.begin_step(std::vector<int>{kept}, std::vector<std::int64_t>{10}).status().code(),
+            StatusCode::device_error);
   EXPECT_EQ(pool.num_free_pages(PagePool::kWindow), free_pages);
   EXPECT_EQ(pool.restore(bytes).status().code(), StatusCode::device_error);  // and no step is open
   EXPECT_EQ(pool.num_free_pages(PagePool::kWindow), free_pages);

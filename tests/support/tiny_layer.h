@@ -39,10 +39,27 @@ class TinyLayer {
  public:
   TinyLayer(int ratio, Numerics numerics, std::uint64_t seed = 1, DType weight = DType::f32) : random_(seed) {
     const bool exact = numerics == Numerics::exact;
-    problem = {.num_tokens = 64, .num_seqs = 4, .hidden_size = 32, .num_heads = 3, .q_rank = 16, .output_groups = 1, .output_rank = 8,
-               .window = 8, .compress_ratio = ratio, .index_heads = 2, .index_dim = 128, .index_topk = 6, .max_entries = 64,
-               .numerics = numerics, .wq_a_dtype = weight, .wq_b_dtype = weight, .wkv_dtype = weight, .wo_a_dtype = weight,
-               .wo_b_dtype = weight, .index_wq_b_dtype = weight, .compress_weight_dtype = weight,
+    problem = {.num_tokens = 64,
+               .num_seqs = 4,
+               .hidden_size = 32,
+               .num_heads = 3,
+               .q_rank = 16,
+               .output_groups = 1,
+               .output_rank = 8,
+               .window = 8,
+               .compress_ratio = ratio,
+               .index_heads = 2,
+               .index_dim = 128,
+               .index_topk = 6,
+               .max_entries = 64,
+               .numerics = numerics,
+               .wq_a_dtype = weight,
+               .wq_b_dtype = weight,
+               .wkv_dtype = weight,
+               .wo_a_dtype = weight,
+               .wo_b_dtype = weight,
+               .index_wq_b_dtype = weight,
+               .compress_weight_dtype = weight,
                .out_dtype = exact ? DType::f32 : DType::bf16};
     if (exact) {
       problem.window_format = problem.entries_format = CacheFormat::kv_f32;
