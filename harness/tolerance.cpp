@@ -6,10 +6,6 @@
 namespace fathom::harness {
 namespace {
 
-/// What one FP4 step can do to an index score, relative to the rms of scores: the widest step (4 to 6) meets the
-/// largest code (6), where 128 products of codes whose rms is 2 have an rms of 45. On an H100, two usual steps made
-/// 0.13 of it (a layer of 21 scores, relative error 0.029).
-constexpr double kScoreStepSquared = 2.0 * 6 / 45 * 2.0 * 6 / 45;
 constexpr double kBf16Step = 1.0 / 128;  // the largest distance of neighbours, relative to the smaller
 
 /// The first line that fits decides. Empty op or argument: any. `served`: 1 only with bf16 activations, 0 only without,
@@ -33,7 +29,7 @@ constexpr Rule kRules[] = {
      "index_scores",
      1,
      DType::f32,
-     {0.5, 0, 2e-2, "one FP4 step of a query or key moves the scores it enters", kScoreStepSquared}},
+     {0.5, 0, 2e-2, "one FP4 step of a query or key moves the scores it enters"}},
     {"layer", "", 0, DType::f32, {1e-3, 0, 2e-5, "five stages of f32 sums in other orders"}},
     {"project", "q", 1, DType::bf16, {2e-2, kBf16Step, 4e-3, "a rounding flip of the latent moves all heads a little"}},
     {"output",

@@ -8,14 +8,12 @@
 namespace fathom::harness {
 
 /// An element passes if |a - b| <= absolute * rms(reference) + relative * |b|; the whole argument if its relative L2
-/// error is at most `l2`, or in few elements sqrt(lone / elements): what lone code steps in front of it may change, in
-/// squares of the rms.
+/// error is at most `l2` times 1 + 4 / sqrt(elements).
 struct Tolerance {
   double absolute;
   double relative;
   double l2;
   const char* because;
-  double lone = 0;
 };
 /// For the floats of argument `name`, whose elements are `dtype`.
 Tolerance tolerance_of(const OpCase& built, std::string_view name, DType dtype) noexcept;
