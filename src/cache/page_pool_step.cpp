@@ -116,11 +116,14 @@ void PagePool::Impl::make_room(std::span<const std::int64_t> new_lengths) {
     StepTables& table = tables[kind];
     std::int64_t width = std::max<std::int64_t>({table.width, num_blocks(kind, sequence_tokens), 1});
     for (const std::int64_t length : new_lengths) width = std::max(width, num_blocks(kind, length));
-    const std::size_t size = new_lengths.size() * width;
-    if (width == table.width && size <= table.pages.size()) continue;
-    table.pages.assign(std::max(size, table.pages.size()), -1);
-    table.width = width;
-    table.used = 0;
+    const std::size_t size = std::max(table.pages.size(), new_lengths.size() * width);
+    if (width == table.width) {
+      table.pages.resize(size, -1);
+    } else {
+      table.pages.assign(size, -1);
+      table.width = width;
+      table.used = 0;  // on the device, too, other widths are laid out anew
+    }
   }
 }
 

@@ -222,6 +222,16 @@ TEST_P(CudaPool, ASmallerStepIsPaddedWithAbsentTokens) {
   }
 }
 
+TEST_P(CudaPool, AShorterSequenceLeavesNoPagesOfALongerOne) {
+  FATHOM_NEEDS_CUDA(gpu);
+  Twins twins(problem(), pool_options_for(problem(), 2, 60).value(), gpu, 1);
+  for (PagePool* pool : {&twins.host, &twins.device}) ASSERT_TRUE(pool->add_sequence().ok() && pool->add_sequence().ok());
+  twins.step({0}, {50}, true);
+  twins.step({1, 0}, {1, 1}, true);
+  twins.step({1}, {1}, false);
+  twins.expect_equal();
+}
+
 /// A stream that has work for some milliseconds in front of what comes next.
 harness::GpuStream busy_stream(const Device& gpu, const DeviceMemory& memory) {
   auto stream = std::move(harness::GpuStream::create(gpu)).value();
