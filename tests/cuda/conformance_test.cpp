@@ -53,8 +53,8 @@ std::vector<std::string> cases_of(const Pair& pair, const char* set) {
   return cases.ok() ? cases.value() : std::vector<std::string>{};
 }
 
-/// What compute-sanitizer watches. attend's cuda:simt lets no two blocks share a query: the cases with many heads, which are
-/// there for that, would tell nothing of it and take racecheck minutes.
+/// What compute-sanitizer watches. attend's cuda:simt lets no two blocks share a query: the cases with many heads,
+/// which are there for that, would tell nothing of it and take racecheck minutes.
 std::vector<std::string> smoke_cases_of(const Pair& pair) {
   std::vector<std::string> cases = cases_of(pair, "smoke");
   if (pair.op == "attend" && pair.implementation == "cuda:simt") {
@@ -95,8 +95,8 @@ TEST_P(CudaConformance, AgreesWithinTheSmallestTargetsLimits) {
   FATHOM_NEEDS_CUDA(device);
   const std::string& name = GetParam().implementation;
   const bool is_hopper_only = name == "cuda:sm90" || name == "cuda:hopper";
-  agrees(device.limited_to({.compute_capability = 86, .shared_bytes_per_block = 99 * 1024}), GetParam(), cases_of(GetParam(), "ci"),
-         is_hopper_only ? Takes::none : Takes::some);
+  agrees(device.limited_to({.compute_capability = 86, .shared_bytes_per_block = 99 * 1024}), GetParam(),
+         cases_of(GetParam(), "ci"), is_hopper_only ? Takes::none : Takes::some);
 }
 
 // A GPU of four multiprocessors: small shapes fill it, so products take the tiles that need work enough, and rows are

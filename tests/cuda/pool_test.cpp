@@ -225,7 +225,8 @@ TEST_P(CudaPool, ASmallerStepIsPaddedWithAbsentTokens) {
 TEST_P(CudaPool, AShorterSequenceLeavesNoPagesOfALongerOne) {
   FATHOM_NEEDS_CUDA(gpu);
   Twins twins(problem(), pool_options_for(problem(), 2, 60).value(), gpu, 1);
-  for (PagePool* pool : {&twins.host, &twins.device}) ASSERT_TRUE(pool->add_sequence().ok() && pool->add_sequence().ok());
+  for (PagePool* pool : {&twins.host, &twins.device})
+    ASSERT_TRUE(pool->add_sequence().ok() && pool->add_sequence().ok());
   twins.step({0}, {50}, true);
   twins.step({1, 0}, {1, 1}, true);
   twins.step({1}, {1}, false);

@@ -305,8 +305,9 @@ TEST(CompareIndexQueries, StepsScalesAndWeights) {
   }
 }
 
-// A code step moves single scores by much, so that few scores may be off by more of the whole than many. Of this layer, an
-// H100 made 21 scores that were 0.029 off: it rounded two codes of its index keys to their neighbours, and nothing else.
+// A code step moves single scores by much, so that few scores may be off by more of the whole than many. Of this layer,
+// an H100 made 21 scores that were 0.029 off: it rounded two codes of its index keys to their neighbours, and nothing
+// else.
 TEST(CompareLayer, FewScoresMayBeFurtherOffThanMany) {
   const auto with_error = [](const char* text, double error) {
     Twice twice("layer", text);
