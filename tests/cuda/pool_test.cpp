@@ -222,14 +222,13 @@ TEST_P(CudaPool, ASmallerStepIsPaddedWithAbsentTokens) {
   }
 }
 
-TEST_P(CudaPool, AShorterSequenceLeavesNoPagesOfALongerOne) {
+TEST_P(CudaPool, ShorterSequencesLeaveNoPagesOfALongerOne) {
   FATHOM_NEEDS_CUDA(gpu);
-  Twins twins(problem(), pool_options_for(problem(), 2, 60).value(), gpu, 1);
-  for (PagePool* pool : {&twins.host, &twins.device})
-    ASSERT_TRUE(pool->add_sequence().ok() && pool->add_sequence().ok());
+  Twins twins(problem(), pool_options_for(problem(), 3, 60).value(), gpu, 1);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(twins.host.add_sequence().ok() && twins.device.add_sequence().ok());
   twins.step({0}, {50}, true);
-  twins.step({1, 0}, {1, 1}, true);
-  twins.step({1}, {1}, false);
+  twins.step({1, 2}, {1, 1}, true);  // more rows than before, all of them short
+  twins.step({2}, {1}, false);
   twins.expect_equal();
 }
 
