@@ -71,6 +71,7 @@ class PoolOptions(ctypes.Structure):
         ("index_pages", c_int64),
         ("state_pages", c_int64),
         ("index_state_pages", c_int64),
+        ("sequence_tokens", c_int64),
         ("page_order_seed", c_uint64),
         ("stream", c_void_p),
     ]

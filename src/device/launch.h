@@ -3,15 +3,19 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <mutex>
 
 #include "core/implementation.h"
 #include "fathom/core/device.h"
 
 namespace fathom {
 
+/// An error becomes a status and is told there: the thread's last error is cleared, for it would be the caller's next.
 inline Status cuda_status(const char* call, cudaError_t error) noexcept {
   if (error == cudaSuccess) return {};
+  cudaGetLastError();
   return Status::device_error("%s: CUDA says: %s", call, cudaGetErrorString(error));
 }
 #define FATHOM_CUDA_TRY(call, expression)                                           \
@@ -44,13 +48,19 @@ class DeviceGuard {
   cudaError_t error_ = cudaSuccess;
 };
 
-/// Lets a kernel use `bytes` of dynamic shared memory. Called while planning; never in a run.
+/// Lets a kernel use `bytes` of dynamic shared memory. Called while planning; never in a run. The limit is the
+/// kernel's, for all plans of the process, so it only ever rises.
 template <class Kernel>
 Status allow_shared_bytes(const char* op, const Device& device, Kernel* kernel, std::size_t bytes) noexcept {
+  static std::mutex mutex;
+  const std::scoped_lock lock(mutex);
   const DeviceGuard guard(device.index());
   FATHOM_TRY(guard.status());
-  return cuda_status(op, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                              cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  cudaFuncAttributes now{};
+  FATHOM_CUDA_TRY(op, cudaFuncGetAttributes(&now, function));
+  const int most = std::max(now.maxDynamicSharedSizeBytes, static_cast<int>(bytes));
+  return cuda_status(op, cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
 }
 
 /// Launches with the attributes given and says what the launch itself said; what the kernel does later is the stream's

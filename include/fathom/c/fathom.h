@@ -263,6 +263,7 @@ typedef struct fathom_pool_options {
   int64_t index_pages;
   int64_t state_pages;
   int64_t index_state_pages;
+  int64_t sequence_tokens;  /* that block tables have room for from the first step on */
   uint64_t page_order_seed; /* 0: pages are handed out in order */
   void* stream;             /* CUDA: what the pool does on the device is ordered on it */
 } fathom_pool_options;
