@@ -1,0 +1,119 @@
+// What linear's Hopper kernel chooses from the problem and the device: rows and tokens of a tile, blocks along K, steps in flight.
+// And which tile a block works on when. Numbers only, so that they are tested without a GPU.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "fathom/core/device.h"
+#include "fathom/linear.h"
+
+namespace fathom {
+
+/// Two warpgroups of 64 * parts rows each over the same tokens, and one that fetches; a step is 128 bytes of every weight row.
+struct LinearSm90Tile {
+  bool is_e4m3 = false;
+  std::int32_t parts = 0;
+  std::int32_t tokens = 0;
+
+  static constexpr std::int32_t kStepBytes = 128, kMostStages = 8, kThreads = 384;
+  constexpr std::int32_t rows() const noexcept { return 128 * parts; }
+  constexpr std::int32_t step_elements() const noexcept { return is_e4m3 ? 128 : 64; }
+  /// x is bf16: 128 bytes of it are 64 elements.
+  constexpr std::int32_t x_slabs() const noexcept { return is_e4m3 ? 2 : 1; }
+  constexpr std::int32_t weight_bytes() const noexcept { return rows() * kStepBytes; }
+  constexpr std::int32_t stage_bytes() const noexcept { return weight_bytes() + x_slabs() * tokens * kStepBytes; }
+  /// bf16 results on their way out, 64 rows of each warpgroup at a time.
+  constexpr std::int32_t staging_bytes() const noexcept { return 2 * 64 * tokens * 2; }
+  /// Barriers, and what aligning to 1024 bytes may cost.
+  static constexpr std::int32_t kSmallBytes = 1024 + 2 * kMostStages * 8;
+  constexpr std::int32_t stages() const noexcept {
+    constexpr std::int32_t kSharedBytes = 227 * 1024;
+    return std::min(kMostStages, (kSharedBytes - kSmallBytes - staging_bytes()) / stage_bytes());
+  }
+  constexpr std::int32_t shared_bytes() const noexcept { return kSmallBytes + staging_bytes() + stages() * stage_bytes(); }
+  constexpr bool operator==(const LinearSm90Tile&) const = default;
+};
+
+constexpr std::int32_t linear_sm90_tokens(std::int64_t num_tokens) noexcept {
+  return num_tokens <= 8 ? 8 : num_tokens <= 32 ? 32 : num_tokens <= 64 ? 64 : 128;
+}
+
+struct LinearSm90Policy {
+  LinearSm90Tile tile;
+  std::int32_t row_tiles = 0;  ///< of all groups
+  std::int32_t token_tiles = 0;
+  std::int32_t splits = 1;  ///< blocks along K, one cluster
+  std::int32_t blocks = 0;  ///< with one split a block takes several tiles
+
+  constexpr std::int64_t tiles() const noexcept { return std::int64_t{row_tiles} * token_tiles; }
+  constexpr bool operator==(const LinearSm90Policy&) const = default;
+};
+
+/// The candidate that a rough model of the device calls quickest; the larger tile and the fewer splits among equals.
+constexpr LinearSm90Policy linear_sm90_policy(const LinearProblem& problem, std::int64_t num_tokens, const DeviceLimits& limits) noexcept {
+  // Of one multiprocessor, in a nanosecond: bytes it draws at most, bytes of the others' shared memory, products.
+  constexpr std::int64_t kBytesPerNs = 45, kClusterBytesPerNs = 20, kProductsPerNs = 2600;
+  constexpr std::int64_t kTileNs = 500, kClusterNs = 1500, kDeviceBytesPerNs = 2900;
+  const bool is_e4m3 = problem.weight_dtype == DType::e4m3;
+  const std::int64_t row_bytes = std::int64_t{problem.in_dim} * (is_e4m3 ? 1 : 2), all_bytes = row_bytes * problem.out_dim * problem.groups;
+  const std::int64_t steps = (row_bytes + LinearSm90Tile::kStepBytes - 1) / LinearSm90Tile::kStepBytes;
+  LinearSm90Policy best;
+  std::int64_t best_ns = 0;
+  for (const std::int32_t parts : {2, 1}) {
+    for (const std::int32_t splits : {1, 2, 4, 8}) {
+      if (splits > steps) continue;
+      LinearSm90Policy policy;
+      policy.tile = {is_e4m3, parts, linear_sm90_tokens(num_tokens)};
+      const std::int32_t rows = policy.tile.rows(), tokens = policy.tile.tokens;
+      policy.row_tiles = problem.groups * ((problem.out_dim + rows - 1) / rows);
+      policy.token_tiles = static_cast<std::int32_t>((num_tokens + tokens - 1) / tokens);
+      policy.splits = splits;
+      const std::int64_t places = splits == 1 ? limits.num_multiprocessors : std::max(limits.num_multiprocessors / 8 * 8, splits);
+      const std::int64_t waves = (policy.tiles() * splits + places - 1) / places;
+      const std::int64_t products = std::int64_t{rows} * tokens * policy.tile.step_elements();
+      const std::int64_t step_ns = std::max(policy.tile.stage_bytes() / kBytesPerNs, products / kProductsPerNs);
+      std::int64_t ns = waves * ((steps + splits - 1) / splits * step_ns + kTileNs);
+      if (splits > 1) ns += waves * (kClusterNs + std::int64_t{rows} * tokens * 4 / kClusterBytesPerNs);
+      ns = std::max(ns, all_bytes / kDeviceBytesPerNs);
+      policy.blocks = static_cast<std::int32_t>(splits == 1 ? std::min<std::int64_t>(policy.tiles(), limits.num_multiprocessors)
+                                                            : policy.tiles() * splits);
+      if (best.blocks == 0 || ns < best_ns) best = policy, best_ns = ns;
+    }
+  }
+  return best;
+}
+
+/// The numbers behind the tiles of a launch.
+struct LinearSm90Tiles {
+  static constexpr std::int32_t kBand = 16;  ///< token tiles that are gone through for all rows before the next ones
+
+  std::int32_t tile_rows = 0, tile_tokens = 0;
+  std::int32_t row_tiles = 0, row_tiles_per_group = 0, token_tiles = 0;
+  std::int32_t splits = 0, steps = 0;
+
+  struct Place {
+    std::int32_t group = 0, row_in_group = 0, token = 0;
+    constexpr bool operator==(const Place&) const = default;
+  };
+  /// Neighbouring tiles share rows, and a band's worth of rows and tokens is what the L2 holds.
+  constexpr Place at(std::int32_t tile) const noexcept {
+    const std::int32_t band = tile / (kBand * row_tiles), in_band = tile - band * kBand * row_tiles;
+    const std::int32_t left = token_tiles - band * kBand, width = left < kBand ? left : kBand, row_tile = in_band / width;
+    return {row_tile / row_tiles_per_group, row_tile % row_tiles_per_group * tile_rows, (band * kBand + in_band % width) * tile_tokens};
+  }
+  constexpr std::int32_t step_begin(std::int32_t split) const noexcept {
+    return static_cast<std::int32_t>(std::int64_t{steps} * split / splits);
+  }
+};
+
+constexpr LinearSm90Tiles linear_sm90_tiles(const LinearProblem& problem, const LinearSm90Policy& policy) noexcept {
+  LinearSm90Tiles tiles;
+  tiles.tile_rows = policy.tile.rows(), tiles.tile_tokens = policy.tile.tokens;
+  tiles.row_tiles = policy.row_tiles, tiles.row_tiles_per_group = policy.row_tiles / problem.groups;
+  tiles.token_tiles = policy.token_tiles, tiles.splits = policy.splits;
+  tiles.steps = (problem.in_dim + policy.tile.step_elements() - 1) / policy.tile.step_elements();
+  return tiles;
+}
+
+}  // namespace fathom
