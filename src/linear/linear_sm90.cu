@@ -12,21 +12,24 @@ using namespace linear_sm90_kernel;
 using Kernel = void (*)(Sm90Launch);
 struct Variant {
   LinearSm90Tile tile;
+  bool quantises;
   Kernel kernel;
 };
-template <bool kIsE4m3, int kParts, int kTokens>
+template <bool kIsE4m3, int kParts, int kTokens, bool kQuantises = false>
 constexpr Variant variant() {
-  return {{kIsE4m3, kParts, kTokens}, sm90_kernel<kIsE4m3, kParts, kTokens>};
+  return {{kIsE4m3, kParts, kTokens}, kQuantises, sm90_kernel<kIsE4m3, kParts, kTokens, kQuantises>};
 }
-#define FATHOM_SM90_TILES(is_e4m3)                                                                                       \
-  variant<is_e4m3, 1, 8>(), variant<is_e4m3, 1, 32>(), variant<is_e4m3, 1, 64>(), variant<is_e4m3, 1, 128>(),            \
-      variant<is_e4m3, 2, 8>(), variant<is_e4m3, 2, 32>(), variant<is_e4m3, 2, 64>(), variant<is_e4m3, 2, 128>()
-constexpr Variant kVariants[] = {FATHOM_SM90_TILES(false), FATHOM_SM90_TILES(true)};
+#define FATHOM_SM90_TILES(is_e4m3, parts) \
+  variant<is_e4m3, parts, 8>(), variant<is_e4m3, parts, 32>(), variant<is_e4m3, parts, 64>(), variant<is_e4m3, parts, 128>()
+#define FATHOM_SM90_QUANTISING(parts) variant<true, parts, 8, true>(), variant<true, parts, 32, true>(), variant<true, parts, 64, true>()
+constexpr Variant kVariants[] = {FATHOM_SM90_TILES(false, 1), FATHOM_SM90_TILES(false, 2), FATHOM_SM90_TILES(true, 1),
+                                 FATHOM_SM90_TILES(true, 2),  FATHOM_SM90_QUANTISING(1),  FATHOM_SM90_QUANTISING(2)};
 #undef FATHOM_SM90_TILES
+#undef FATHOM_SM90_QUANTISING
 
-Kernel kernel_of(const LinearSm90Tile& tile) {
+Kernel kernel_of(const LinearSm90Tile& tile, bool quantises) {
   for (const Variant& variant : kVariants) {
-    if (variant.tile == tile) return variant.kernel;
+    if (variant.tile == tile && variant.quantises == quantises) return variant.kernel;
   }
   return nullptr;
 }
@@ -124,7 +127,8 @@ Status linear_sm90(const LinearProblem& problem, const LinearArgs& args, const R
   const LinearSm90Policy policy = linear_sm90_policy(problem, num_tokens, context.device.limits());
   Scratch scratch(context.workspace.scratch);
   TensorView x = args.x;
-  if (quantises(problem)) {
+  const bool in_kernel = linear_sm90_quantises(problem, num_tokens), before = quantises(problem) && !in_kernel;
+  if (before) {
     const std::int64_t width = std::int64_t{problem.groups} * problem.in_dim;
     x = view(scratch.take<std::byte>(quantised_bytes(problem)), DType::bf16, {num_tokens, width}, DeviceKind::cuda);
   }
@@ -137,10 +141,10 @@ Status linear_sm90(const LinearProblem& problem, const LinearArgs& args, const R
   launched.begins_early = settled.begins_early;
   const auto out_row = bytes_of(args.out.dtype, args.out.strides[0]), group_row = bytes_of(args.out.dtype, problem.out_dim);
   launched.stores_words = reinterpret_cast<std::uintptr_t>(args.out.data) % 16 == 0 && out_row % 16 == 0 && group_row % 16 == 0;
-  if (quantises(problem)) {
+  if (before) {
     FATHOM_TRY(launch_quantise(problem, args.x, context, static_cast<std::byte*>(x.data), settled.begins_early));
   }
-  return launch_tiles(context, kernel_of(policy.tile), policy, launched);
+  return launch_tiles(context, kernel_of(policy.tile, in_kernel), policy, launched);
 }
 
 }  // namespace fathom

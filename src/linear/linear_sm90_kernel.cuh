@@ -2,6 +2,8 @@
 // two warpgroups multiply. E4M3 rows become bf16 operands in registers, tile scale included (both exact); bf16 rows are operands
 // as they lie. The weights are the product's 64-row side, the tokens its columns, so few tokens cost few columns.
 //
+// Where few tokens are quantised, three more warps do so in the ring: a launch of its own would cost more.
+//
 // K may be shared among the blocks of a cluster: each leaves its sums in its shared memory, and each adds up a part of all,
 // in the blocks' order, so that no result depends on timing.
 #pragma once
@@ -13,6 +15,7 @@
 #include "device/rows.cuh"
 #include "device/tensor_copy.cuh"
 #include "device/wgmma_by_width.cuh"
+#include "linear/linear_kernel.cuh"
 #include "linear/linear_sm90_policy.h"
 
 namespace fathom::linear_sm90_kernel {
@@ -28,9 +31,10 @@ struct Sm90Launch {
 
 constexpr int kGroupThreads = 128, kConsumers = 2 * kGroupThreads;
 
-template <bool kIsE4m3, int kParts, int kTokens>
+template <bool kIsE4m3, int kParts, int kTokens, bool kQuantises>
 struct Sm90 {
   static constexpr LinearSm90Tile kTile{kIsE4m3, kParts, kTokens};
+  static constexpr int kQuantisers = 3;  ///< warps
   static constexpr int kStages = kTile.stages(), kStageBytes = kTile.stage_bytes(), kWeightBytes = kTile.weight_bytes();
   static constexpr int kSums = kTokens / 2;  ///< of a thread and part
   static constexpr int kQuads = kParts * kSums / 4;
@@ -40,13 +44,14 @@ struct Sm90 {
   struct Shared {
     std::byte* ring;
     std::byte* staging;
-    std::uint64_t *full, *empty;
+    std::uint64_t *full, *quantised, *empty;
 
     __device__ explicit Shared(std::byte* raw) {
       ring = raw + (-copy::shared_address(raw) & 1023u);
       staging = ring + kStages * kStageBytes;
       full = reinterpret_cast<std::uint64_t*>(staging + kTile.staging_bytes());
-      empty = full + kStages;
+      quantised = full + kStages;
+      empty = quantised + kStages;
     }
   };
   struct Stage {
@@ -91,6 +96,42 @@ struct Sm90 {
           // x as (k, group, token): what follows a group's last element is zero, not the next group's first.
           tensor_copy::fetch(to + kWeightBytes + slab * kSlabBytes, launch.x, full, k + slab * 64, place.group, place.token);
         }
+        stage.advance();
+      }
+    }
+  }
+
+  /// x of each step, quantised and back: eight lanes own a token's 128 elements.
+  static __device__ __forceinline__ void quantise(const Sm90Launch& launch, const Shared& shared, int thread) {
+    using namespace linear_kernel;
+    const LinearSm90Tiles& tiles = launch.tiles;
+    const Walk walk(tiles);
+    const int all_tiles = tiles.row_tiles * tiles.token_tiles, begin = tiles.step_begin(walk.split), end = tiles.step_begin(walk.split + 1);
+    Stage stage;
+    for (int tile = walk.tile; tile < all_tiles; tile += walk.stride) {
+      for (int step = begin; step < end; ++step) {
+        barrier::wait(shared.full + stage.at, stage.parity);
+        std::byte* x = shared.ring + stage.at * kStageBytes + kWeightBytes;
+        for (int task = thread; task < kTokens * kLanesPerBlock; task += kQuantisers * 32) {
+          const int token = task / kLanesPerBlock, eighth = task % kLanesPerBlock;
+          uint4* at[2];
+          Lane16 lane;
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            at[half] = reinterpret_cast<uint4*>(x + eighth / 4 * kSlabBytes + wgmma::chunk_at(token, eighth % 4 * 2 + half));
+            const uint4 words = *at[half];
+            lane.pairs[4 * half] = words.x, lane.pairs[4 * half + 1] = words.y, lane.pairs[4 * half + 2] = words.z, lane.pairs[4 * half + 3] = words.w;
+          }
+          quantise_and_back(lane);
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const std::uint32_t* p = lane.pairs + 4 * half;
+            *at[half] = make_uint4(p[0], p[1], p[2], p[3]);
+          }
+        }
+        barrier::publish_to_tensor_cores();
+        __syncwarp();
+        if (thread % 32 == 0) barrier::arrive(shared.quantised + stage.at);
         stage.advance();
       }
     }
@@ -151,6 +192,7 @@ struct Sm90 {
         for (int part = 0; part < kParts; ++part) factors[part] = factor_of(__shfl_sync(kAllLanes, scales[part], (step - begin) % 32));
       }
       barrier::wait(shared.full + stage.at, stage.parity);
+      if constexpr (kQuantises) barrier::wait(shared.quantised + stage.at, stage.parity);
       const std::byte* weight = shared.ring + stage.at * kStageBytes;
       const std::uint64_t x = wgmma::descriptor(weight + kWeightBytes, 16, 1024);
       if constexpr (kIsE4m3) {
@@ -316,6 +358,7 @@ struct Sm90 {
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         barrier::init(shared.full + i, 1);
+        barrier::init(shared.quantised + i, kQuantisers);
         barrier::init(shared.empty + i, kConsumers / 32);
       }
       barrier::publish_to_tensor_cores();
@@ -323,23 +366,27 @@ struct Sm90 {
     __syncthreads();
     let_next_launch_begin();
     if (threadIdx.x >= kConsumers) {
-      barrier::give_registers<24>();
-      if (threadIdx.x == kConsumers) produce(launch, shared);
+      barrier::give_registers<kQuantises ? 104 : 24>();
+      const int thread = static_cast<int>(threadIdx.x) - kConsumers;
+      if (thread == 0) produce(launch, shared);
+      if constexpr (kQuantises) {
+        if (thread >= 32) quantise(launch, shared, thread - 32);
+      }
       __syncwarp();
       if (launch.tiles.splits > 1) {
         cluster::sync();
         cluster::sync();
       }
     } else {
-      barrier::take_registers<240>();
+      barrier::take_registers<kQuantises ? 200 : 240>();
       consume(launch, shared);
     }
   }
 };
 
-template <bool kIsE4m3, int kParts, int kTokens>
+template <bool kIsE4m3, int kParts, int kTokens, bool kQuantises>
 __global__ void __launch_bounds__(LinearSm90Tile::kThreads, 1) sm90_kernel(const __grid_constant__ Sm90Launch launch) {
-  Sm90<kIsE4m3, kParts, kTokens>::run(launch);
+  Sm90<kIsE4m3, kParts, kTokens, kQuantises>::run(launch);
 }
 
 }  // namespace fathom::linear_sm90_kernel

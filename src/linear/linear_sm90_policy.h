@@ -26,7 +26,7 @@ struct LinearSm90Tile {
   /// bf16 results on their way out, 64 rows of each warpgroup at a time.
   constexpr std::int32_t staging_bytes() const noexcept { return 2 * 64 * tokens * 2; }
   /// Barriers, and what aligning to 1024 bytes may cost.
-  static constexpr std::int32_t kSmallBytes = 1024 + 2 * kMostStages * 8;
+  static constexpr std::int32_t kSmallBytes = 1024 + 3 * kMostStages * 8;
   constexpr std::int32_t stages() const noexcept {
     constexpr std::int32_t kSharedBytes = 227 * 1024;
     return std::min(kMostStages, (kSharedBytes - kSmallBytes - staging_bytes()) / stage_bytes());
@@ -37,6 +37,12 @@ struct LinearSm90Tile {
 
 constexpr std::int32_t linear_sm90_tokens(std::int64_t num_tokens) noexcept {
   return num_tokens <= 8 ? 8 : num_tokens <= 32 ? 32 : num_tokens <= 64 ? 64 : 128;
+}
+
+/// Whether the kernel quantises x itself: few tokens beside E4M3 rows, in steps of the quantiser's blocks.
+constexpr bool linear_sm90_quantises(const LinearProblem& problem, std::int64_t num_tokens) noexcept {
+  return problem.activation_quant == ActivationQuant::e4m3_128 && problem.weight_dtype == DType::e4m3 && problem.x_dtype == DType::bf16 &&
+         num_tokens <= 64;
 }
 
 struct LinearSm90Policy {
