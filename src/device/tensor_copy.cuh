@@ -59,6 +59,8 @@ __device__ __forceinline__ void fetch(void* to_shared, const CUtensorMap& map, s
                "l"(&map), "r"(copy::shared_address(barrier)), "r"(k), "r"(inner), "r"(outer)
                : "memory");
 }
+/// Has the map at hand when the first copy asks for it. It lies among the kernel's parameters.
+__device__ __forceinline__ void prefetch_map(const CUtensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 /// Brings a box into L2.
 __device__ __forceinline__ void prefetch_to_l2(const CUtensorMap& map, int k, int inner, int outer) {
   asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(&map), "r"(k), "r"(inner), "r"(outer) : "memory");

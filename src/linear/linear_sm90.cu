@@ -12,24 +12,24 @@ using namespace linear_sm90_kernel;
 using Kernel = void (*)(Sm90Launch);
 struct Variant {
   LinearSm90Tile tile;
-  bool quantises;
+  LinearSm90X x;
   Kernel kernel;
 };
-template <bool kIsE4m3, int kParts, int kTokens, bool kQuantises = false>
+template <bool kIsE4m3, int kParts, int kTokens, LinearSm90X kX>
 constexpr Variant variant() {
-  return {{kIsE4m3, kParts, kTokens}, kQuantises, sm90_kernel<kIsE4m3, kParts, kTokens, kQuantises>};
+  return {{kIsE4m3, kParts, kTokens}, kX, sm90_kernel<kIsE4m3, kParts, kTokens, kX>};
 }
-#define FATHOM_SM90_TILES(is_e4m3, parts) \
-  variant<is_e4m3, parts, 8>(), variant<is_e4m3, parts, 32>(), variant<is_e4m3, parts, 64>(), variant<is_e4m3, parts, 128>()
-#define FATHOM_SM90_QUANTISING(parts) variant<true, parts, 8, true>(), variant<true, parts, 32, true>(), variant<true, parts, 64, true>()
-constexpr Variant kVariants[] = {FATHOM_SM90_TILES(false, 1), FATHOM_SM90_TILES(false, 2), FATHOM_SM90_TILES(true, 1),
-                                 FATHOM_SM90_TILES(true, 2),  FATHOM_SM90_QUANTISING(1),  FATHOM_SM90_QUANTISING(2)};
-#undef FATHOM_SM90_TILES
-#undef FATHOM_SM90_QUANTISING
+#define FATHOM_SM90_FEW(is_e4m3, x) variant<is_e4m3, 1, 8, x>(), variant<is_e4m3, 1, 32, x>(), variant<is_e4m3, 1, 64, x>()
+#define FATHOM_SM90_MANY(is_e4m3, x) variant<is_e4m3, 1, 128, x>(), variant<is_e4m3, 2, 128, x>()
+constexpr Variant kVariants[] = {
+    FATHOM_SM90_FEW(false, LinearSm90X::natural), FATHOM_SM90_MANY(false, LinearSm90X::natural), FATHOM_SM90_FEW(true, LinearSm90X::natural),
+    FATHOM_SM90_MANY(true, LinearSm90X::natural), FATHOM_SM90_MANY(true, LinearSm90X::paired),   FATHOM_SM90_FEW(true, LinearSm90X::quantised_here)};
+#undef FATHOM_SM90_FEW
+#undef FATHOM_SM90_MANY
 
-Kernel kernel_of(const LinearSm90Tile& tile, bool quantises) {
+Kernel kernel_of(const LinearSm90Tile& tile, LinearSm90X x) {
   for (const Variant& variant : kVariants) {
-    if (variant.tile == tile && variant.quantises == quantises) return variant.kernel;
+    if (variant.tile == tile && variant.x == x) return variant.kernel;
   }
   return nullptr;
 }
@@ -111,6 +111,10 @@ Result<Prepared> prepare_linear_sm90(const LinearProblem& problem, const Device&
   const bool is_e4m3 = problem.weight_dtype == DType::e4m3;
   for (const Variant& variant : kVariants) {
     if (variant.tile.is_e4m3 != is_e4m3) continue;
+    // Two blocks share a multiprocessor only where all of its memory is theirs.
+    const DeviceGuard guard(device.index());
+    FATHOM_TRY(guard.status());
+    FATHOM_CUDA_TRY("linear", cudaFuncSetAttribute(variant.kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
     FATHOM_TRY(allow_shared_bytes("linear", device, variant.kernel, variant.tile.shared_bytes()));
   }
   FATHOM_ASSIGN(settled->begins_early, can_quantise_early(device));
@@ -127,7 +131,8 @@ Status linear_sm90(const LinearProblem& problem, const LinearArgs& args, const R
   const LinearSm90Policy policy = linear_sm90_policy(problem, num_tokens, context.device.limits());
   Scratch scratch(context.workspace.scratch);
   TensorView x = args.x;
-  const bool in_kernel = linear_sm90_quantises(problem, num_tokens), before = quantises(problem) && !in_kernel;
+  const LinearSm90X order = linear_sm90_x(problem, num_tokens);
+  const bool before = quantises(problem) && order != LinearSm90X::quantised_here;
   if (before) {
     const std::int64_t width = std::int64_t{problem.groups} * problem.in_dim;
     x = view(scratch.take<std::byte>(quantised_bytes(problem)), DType::bf16, {num_tokens, width}, DeviceKind::cuda);
@@ -142,9 +147,9 @@ Status linear_sm90(const LinearProblem& problem, const LinearArgs& args, const R
   const auto out_row = bytes_of(args.out.dtype, args.out.strides[0]), group_row = bytes_of(args.out.dtype, problem.out_dim);
   launched.stores_words = reinterpret_cast<std::uintptr_t>(args.out.data) % 16 == 0 && out_row % 16 == 0 && group_row % 16 == 0;
   if (before) {
-    FATHOM_TRY(launch_quantise(problem, args.x, context, static_cast<std::byte*>(x.data), settled.begins_early));
+    FATHOM_TRY(launch_quantise(problem, args.x, context, static_cast<std::byte*>(x.data), settled.begins_early, order == LinearSm90X::paired));
   }
-  return launch_tiles(context, kernel_of(policy.tile, in_kernel), policy, launched);
+  return launch_tiles(context, kernel_of(policy.tile, order), policy, launched);
 }
 
 }  // namespace fathom

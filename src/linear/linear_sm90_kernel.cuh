@@ -31,13 +31,16 @@ struct Sm90Launch {
 
 constexpr int kGroupThreads = 128, kConsumers = 2 * kGroupThreads;
 
-template <bool kIsE4m3, int kParts, int kTokens, bool kQuantises>
+template <bool kIsE4m3, int kParts, int kTokens, LinearSm90X kX>
 struct Sm90 {
   static constexpr LinearSm90Tile kTile{kIsE4m3, kParts, kTokens};
+  static constexpr bool kQuantises = kX == LinearSm90X::quantised_here, kIsPaired = kX != LinearSm90X::natural;
   static constexpr int kQuantisers = 3;  ///< warps
   static constexpr int kStages = kTile.stages(), kStageBytes = kTile.stage_bytes(), kWeightBytes = kTile.weight_bytes();
   static constexpr int kSums = kTokens / 2;  ///< of a thread and part
   static constexpr int kQuads = kParts * kSums / 4;
+  static constexpr bool kTradesRegisters = kTile.blocks_per_multiprocessor() == 1;
+  static constexpr int kCalledEarly = 8;  ///< steps of weights
   static constexpr int kSlabBytes = kTokens * LinearSm90Tile::kStepBytes;
   static_assert(kStages >= 2 && kTile.rows() * kTokens * 4 <= kStages * kStageBytes, "a cluster's sums go where the ring was");
 
@@ -73,10 +76,12 @@ struct Sm90 {
     const LinearSm90Tiles& tiles = launch.tiles;
     const Walk walk(tiles);
     const int all_tiles = tiles.row_tiles * tiles.token_tiles, begin = tiles.step_begin(walk.split), end = tiles.step_begin(walk.split + 1);
+    tensor_copy::prefetch_map(launch.weight);
+    tensor_copy::prefetch_map(launch.x);
     if (launch.begins_early) {
       // The weights themselves may be what the launch before writes: until it has ended they are only called into L2.
       const auto place = tiles.at(walk.tile);
-      for (int step = begin; step < min(end, begin + kStages); ++step) {
+      for (int step = begin; step < min(end, begin + kCalledEarly); ++step) {
         tensor_copy::prefetch_to_l2(launch.weight, step * kTile.step_elements(), place.row_in_group, place.group);
       }
     }
@@ -124,10 +129,7 @@ struct Sm90 {
           }
           quantise_and_back(lane);
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const std::uint32_t* p = lane.pairs + 4 * half;
-            *at[half] = make_uint4(p[0], p[1], p[2], p[3]);
-          }
+          for (int half = 0; half < 2; ++half) *at[half] = lane.alternate(half);
         }
         barrier::publish_to_tensor_cores();
         __syncwarp();
@@ -205,10 +207,18 @@ struct Sm90 {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
 #pragma unroll
-              for (int i = 0; i < 4; ++i) {  // rows g and g + 8; elements 2t, 2t+1 and 2t+8, 2t+9
-                const std::byte* row = weight + (me.first_row(part) + me.g + i % 2 * 8) * 128;
-                const auto* codes = reinterpret_cast<const std::uint16_t*>(row + (((quarter * 2 + half) ^ me.g) << 4) + me.t * 2 + i / 2 * 8);
-                operands[part][half][i] = operand(*codes, factors[part]);
+              for (int low = 0; low < 2; ++low) {  // rows g and g + 8
+                const std::byte* chunk = weight + (me.first_row(part) + me.g + low * 8) * 128 + (((quarter * 2 + half) ^ me.g) << 4);
+                std::uint16_t codes[2];  // elements 2t, 2t+1 and 2t+8, 2t+9, or 4t, 4t+1 and 4t+2, 4t+3 where x is paired
+                if constexpr (kIsPaired) {
+                  const std::uint32_t word = *reinterpret_cast<const std::uint32_t*>(chunk + me.t * 4);
+                  codes[0] = static_cast<std::uint16_t>(word), codes[1] = static_cast<std::uint16_t>(word >> 16);
+                } else {
+                  codes[0] = *reinterpret_cast<const std::uint16_t*>(chunk + me.t * 2);
+                  codes[1] = *reinterpret_cast<const std::uint16_t*>(chunk + me.t * 2 + 8);
+                }
+                operands[part][half][low] = operand(codes[0], factors[part]);
+                operands[part][half][low + 2] = operand(codes[1], factors[part]);
               }
             }
           }
@@ -275,32 +285,38 @@ struct Sm90 {
   /// bf16 results in whole words: turned round in shared memory, 64 rows at a time.
   static __device__ __forceinline__ void store_bf16(const Sm90Launch& launch, const Shared& shared, const Me& me, const LinearSm90Tiles::Place& place,
                                                     const float (&sums)[kParts][kSums]) {
+    constexpr int kTurned = kTile.staging_tokens();
     std::byte* staging = shared.staging + me.group * (kTile.staging_bytes() / 2);  // a token's 64 rows are 128 bytes
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      sync_group(me);  // the part before has been read
-#pragma unroll
-      for (int j = 0; j < kTokens / 8; ++j) {
-        const float* c = sums[part] + 4 * j;
-        // Lanes 0 to 7 point at the tokens for rows 0 to 7 of the warp, lanes 8 to 15 for the next eight.
-        const int token = j * 8 + me.lane % 8, chunk = me.warp * 2 + me.lane / 8 % 2;
-        asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(
-                         copy::shared_address(staging + wgmma::chunk_at(token, chunk))),
-                     "r"(mma::pack_bf16x2(c[0], c[1])), "r"(mma::pack_bf16x2(c[2], c[3]))
-                     : "memory");
-      }
-      sync_group(me);
       const int first = place.row_in_group + (me.group * kParts + part) * 64, rows = min(64, launch.out_dim - first);
-      const int thread = threadIdx.x % kGroupThreads, chunk = thread % 8;
-#pragma unroll 4
-      for (int token = thread / 8; token < kTokens; token += kGroupThreads / 8) {
-        if (place.token + token >= launch.num_tokens || chunk * 8 >= rows) continue;
-        const std::byte* from = staging + wgmma::chunk_at(token, chunk);
-        bf16* to = static_cast<bf16*>(launch.out.data) + (place.token + token) * launch.out.strides[0] + std::int64_t{place.group} * launch.out_dim + first + chunk * 8;
-        if (launch.stores_words && chunk * 8 + 8 <= rows) {
-          *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-        } else {
-          for (int i = 0; i < min(8, rows - chunk * 8); ++i) to[i] = reinterpret_cast<const bf16*>(from)[i];
+#pragma unroll
+      for (int base = 0; base < kTokens; base += kTurned) {
+        sync_group(me);  // what was here before has been read
+#pragma unroll
+        for (int j = 0; j < kTurned / 8; ++j) {
+          const float* c = sums[part] + 4 * (base / 8 + j);
+          // Lanes 0 to 7 point at the tokens for rows 0 to 7 of the warp, lanes 8 to 15 for the next eight.
+          const int token = j * 8 + me.lane % 8, chunk = me.warp * 2 + me.lane / 8 % 2;
+          asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(
+                           copy::shared_address(staging + wgmma::chunk_at(token, chunk))),
+                       "r"(mma::pack_bf16x2(c[0], c[1])), "r"(mma::pack_bf16x2(c[2], c[3]))
+                       : "memory");
+        }
+        sync_group(me);
+        const int thread = threadIdx.x % kGroupThreads, chunk = thread % 8;
+#pragma unroll
+        for (int at = 0; at < kTurned; at += kGroupThreads / 8) {
+          const int token = at + thread / 8;
+          if (token >= kTurned || place.token + base + token >= launch.num_tokens || chunk * 8 >= rows) continue;
+          const std::byte* from = staging + wgmma::chunk_at(token, chunk);
+          bf16* to = static_cast<bf16*>(launch.out.data) + (place.token + base + token) * launch.out.strides[0] +
+                     std::int64_t{place.group} * launch.out_dim + first + chunk * 8;
+          if (launch.stores_words && chunk * 8 + 8 <= rows) {
+            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+          } else {
+            for (int i = 0; i < min(8, rows - chunk * 8); ++i) to[i] = reinterpret_cast<const bf16*>(from)[i];
+          }
         }
       }
     }
@@ -366,7 +382,7 @@ struct Sm90 {
     __syncthreads();
     let_next_launch_begin();
     if (threadIdx.x >= kConsumers) {
-      barrier::give_registers<kQuantises ? 104 : 24>();
+      if constexpr (kTradesRegisters) barrier::give_registers<40>();
       const int thread = static_cast<int>(threadIdx.x) - kConsumers;
       if (thread == 0) produce(launch, shared);
       if constexpr (kQuantises) {
@@ -378,15 +394,16 @@ struct Sm90 {
         cluster::sync();
       }
     } else {
-      barrier::take_registers<kQuantises ? 200 : 240>();
+      if constexpr (kTradesRegisters) barrier::take_registers<232>();
       consume(launch, shared);
     }
   }
 };
 
-template <bool kIsE4m3, int kParts, int kTokens, bool kQuantises>
-__global__ void __launch_bounds__(LinearSm90Tile::kThreads, 1) sm90_kernel(const __grid_constant__ Sm90Launch launch) {
-  Sm90<kIsE4m3, kParts, kTokens, kQuantises>::run(launch);
+template <bool kIsE4m3, int kParts, int kTokens, LinearSm90X kX>
+__global__ void __launch_bounds__(LinearSm90Tile::kThreads, LinearSm90Tile{kIsE4m3, kParts, kTokens}.blocks_per_multiprocessor())
+    sm90_kernel(const __grid_constant__ Sm90Launch launch) {
+  Sm90<kIsE4m3, kParts, kTokens, kX>::run(launch);
 }
 
 }  // namespace fathom::linear_sm90_kernel

@@ -23,13 +23,17 @@ struct LinearSm90Tile {
   constexpr std::int32_t x_slabs() const noexcept { return is_e4m3 ? 2 : 1; }
   constexpr std::int32_t weight_bytes() const noexcept { return rows() * kStepBytes; }
   constexpr std::int32_t stage_bytes() const noexcept { return weight_bytes() + x_slabs() * tokens * kStepBytes; }
-  /// bf16 results on their way out, 64 rows of each warpgroup at a time.
-  constexpr std::int32_t staging_bytes() const noexcept { return 2 * 64 * tokens * 2; }
+  /// bf16 results on their way out, 64 rows of each warpgroup and 32 tokens at a time.
+  constexpr std::int32_t staging_tokens() const noexcept { return std::min(tokens, 32); }
+  constexpr std::int32_t staging_bytes() const noexcept { return 2 * 64 * staging_tokens() * 2; }
+  /// Few tokens leave half of a multiprocessor to the launch behind, which calls its first weights into L2 meanwhile.
+  constexpr std::int32_t blocks_per_multiprocessor() const noexcept { return tokens <= 64 ? 2 : 1; }
   /// Barriers, and what aligning to 1024 bytes may cost.
   static constexpr std::int32_t kSmallBytes = 1024 + 3 * kMostStages * 8;
   constexpr std::int32_t stages() const noexcept {
-    constexpr std::int32_t kSharedBytes = 227 * 1024;
-    return std::min(kMostStages, (kSharedBytes - kSmallBytes - staging_bytes()) / stage_bytes());
+    constexpr std::int32_t kSharedBytes = 228 * 1024, kReserved = 1024;  // of a multiprocessor; beside each block's own
+    const std::int32_t room = kSharedBytes / blocks_per_multiprocessor() - kReserved;
+    return std::min(kMostStages, (room - kSmallBytes - staging_bytes()) / stage_bytes());
   }
   constexpr std::int32_t shared_bytes() const noexcept { return kSmallBytes + staging_bytes() + stages() * stage_bytes(); }
   constexpr bool operator==(const LinearSm90Tile&) const = default;
@@ -39,10 +43,16 @@ constexpr std::int32_t linear_sm90_tokens(std::int64_t num_tokens) noexcept {
   return num_tokens <= 8 ? 8 : num_tokens <= 32 ? 32 : num_tokens <= 64 ? 64 : 128;
 }
 
-/// Whether the kernel quantises x itself: few tokens beside E4M3 rows, in steps of the quantiser's blocks.
-constexpr bool linear_sm90_quantises(const LinearProblem& problem, std::int64_t num_tokens) noexcept {
-  return problem.activation_quant == ActivationQuant::e4m3_128 && problem.weight_dtype == DType::e4m3 && problem.x_dtype == DType::bf16 &&
-         num_tokens <= 64;
+/// How a step's x gets to the products.
+enum class LinearSm90X : std::uint8_t {
+  natural,         ///< as it is, or quantised and back by a launch before
+  paired,          ///< so quantised, in the order that E4M3 rows are read fastest in
+  quantised_here,  ///< by warps of this kernel, and paired: few tokens
+};
+constexpr LinearSm90X linear_sm90_x(const LinearProblem& problem, std::int64_t num_tokens) noexcept {
+  if (problem.activation_quant != ActivationQuant::e4m3_128 || problem.weight_dtype != DType::e4m3) return LinearSm90X::natural;
+  if (num_tokens > 64) return LinearSm90X::paired;
+  return problem.x_dtype == DType::bf16 ? LinearSm90X::quantised_here : LinearSm90X::natural;
 }
 
 struct LinearSm90Policy {
@@ -67,6 +77,7 @@ constexpr LinearSm90Policy linear_sm90_policy(const LinearProblem& problem, std:
   LinearSm90Policy best;
   std::int64_t best_ns = 0;
   for (const std::int32_t parts : {2, 1}) {
+    if (num_tokens <= 64 && parts > 1) continue;
     for (const std::int32_t splits : {1, 2, 4, 8}) {
       if (splits > steps) continue;
       LinearSm90Policy policy;

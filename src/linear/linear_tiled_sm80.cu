@@ -249,7 +249,7 @@ __global__ void __launch_bounds__(kThreads, kIsE4m3 ? 1 : 2) tiled_kernel(const 
 
 /// x as the product sees it: eight lanes for each block of 128 elements of a token.
 __global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constant__ LinearProblem problem, const __grid_constant__ TensorView x,
-                                                            bf16* out, const int blocks_per_row) {
+                                                            bf16* out, const int blocks_per_row, const bool is_paired) {
   let_next_launch_begin();
   wait_for_launch_before();
   const std::int64_t block = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanesPerBlock;
@@ -268,7 +268,8 @@ __global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constan
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const std::uint32_t* p = lane.pairs + 4 * half;
-    if (k + 8 * half < problem.in_dim) *reinterpret_cast<uint4*>(row + k + 8 * half) = make_uint4(p[0], p[1], p[2], p[3]);
+    const uint4 words = is_paired ? lane.alternate(half) : make_uint4(p[0], p[1], p[2], p[3]);
+    if (k + 8 * half < problem.in_dim) *reinterpret_cast<uint4*>(row + k + 8 * half) = words;
   }
 }
 
@@ -276,10 +277,10 @@ __global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constan
 
 Result<bool> can_quantise_early(const Device& device) { return can_begin_early("linear", device, quantise_kernel); }
 
-Status launch_quantise(const LinearProblem& problem, const TensorView& x, const RunContext& context, std::byte* out, bool early) {
+Status launch_quantise(const LinearProblem& problem, const TensorView& x, const RunContext& context, std::byte* out, bool early, bool is_paired) {
   const int blocks_per_row = problem.groups * ((problem.in_dim + kQuantBlock - 1) / kQuantBlock);
   return launch_early(early, "linear", context, quantise_kernel, dim3(blocks_for(x.shape[0] * blocks_per_row, kThreads / kLanesPerBlock)), dim3(kThreads),
-                      0, problem, x, reinterpret_cast<bf16*>(out), blocks_per_row);
+                      0, problem, x, reinterpret_cast<bf16*>(out), blocks_per_row, is_paired);
 }
 
 std::int64_t tiled_scratch_bytes(const LinearProblem& problem) {
@@ -300,7 +301,7 @@ Status launch_tiled(const LinearProblem& problem, const LinearArgs& args, const 
   TiledLaunch launched{problem, args.x, args.weight, args.weight_scale, args.out, 0, 0, false};
   if (quantises(problem)) {
     launched.x = view(scratch, DType::bf16, {num_tokens, width}, DeviceKind::cuda);
-    FATHOM_TRY(launch_quantise(problem, args.x, context, scratch, false));
+    FATHOM_TRY(launch_quantise(problem, args.x, context, scratch, false, false));
   }
   const std::int32_t rows = TiledTile{problem.weight_dtype}.rows();
   launched.row_tiles_per_group = (problem.out_dim + rows - 1) / rows;
