@@ -13,26 +13,6 @@ template <int kColumns>
 struct Product;
 
 template <>
-struct Product<8> {
-  static __device__ __forceinline__ void add(float (&c)[4], const std::uint32_t (&a)[4], std::uint64_t b) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3"
-        "}, {%4, %5, %6, %7}, %8, p, 1, 1, 0;}"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-  }
-  static __device__ __forceinline__ void add(float (&c)[4], std::uint64_t a, std::uint64_t b) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3"
-        "}, %4, %5, p, 1, 1, 0, 0;}"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "l"(a), "l"(b));
-  }
-};
-
-template <>
 struct Product<32> {
   static __device__ __forceinline__ void add(float (&c)[16], const std::uint32_t (&a)[4], std::uint64_t b) {
     asm volatile(

@@ -12,24 +12,22 @@ using namespace linear_sm90_kernel;
 using Kernel = void (*)(Sm90Launch);
 struct Variant {
   LinearSm90Tile tile;
-  LinearSm90X x;
+  bool is_paired;
   Kernel kernel;
 };
-template <bool kIsE4m3, int kParts, int kTokens, LinearSm90X kX>
+template <bool kIsE4m3, int kParts, int kTokens, bool kIsPaired>
 constexpr Variant variant() {
-  return {{kIsE4m3, kParts, kTokens}, kX, sm90_kernel<kIsE4m3, kParts, kTokens, kX>};
+  return {{kIsE4m3, kParts, kTokens}, kIsPaired, sm90_kernel<kIsE4m3, kParts, kTokens, kIsPaired>};
 }
-#define FATHOM_SM90_FEW(is_e4m3, x) variant<is_e4m3, 1, 8, x>(), variant<is_e4m3, 1, 32, x>(), variant<is_e4m3, 1, 64, x>()
-#define FATHOM_SM90_MANY(is_e4m3, x) variant<is_e4m3, 1, 128, x>(), variant<is_e4m3, 2, 128, x>()
-constexpr Variant kVariants[] = {
-    FATHOM_SM90_FEW(false, LinearSm90X::natural), FATHOM_SM90_MANY(false, LinearSm90X::natural), FATHOM_SM90_FEW(true, LinearSm90X::natural),
-    FATHOM_SM90_MANY(true, LinearSm90X::natural), FATHOM_SM90_MANY(true, LinearSm90X::paired),   FATHOM_SM90_FEW(true, LinearSm90X::quantised_here)};
-#undef FATHOM_SM90_FEW
-#undef FATHOM_SM90_MANY
+#define FATHOM_SM90_TILES(is_e4m3, is_paired)                                                                                  \
+  variant<is_e4m3, 2, 128, is_paired>(), variant<is_e4m3, 1, 128, is_paired>(), variant<is_e4m3, 1, 64, is_paired>(),          \
+      variant<is_e4m3, 1, 32, is_paired>()
+constexpr Variant kVariants[] = {FATHOM_SM90_TILES(false, false), FATHOM_SM90_TILES(true, false), FATHOM_SM90_TILES(true, true)};
+#undef FATHOM_SM90_TILES
 
-Kernel kernel_of(const LinearSm90Tile& tile, LinearSm90X x) {
+Kernel kernel_of(const LinearSm90Tile& tile, bool is_paired) {
   for (const Variant& variant : kVariants) {
-    if (variant.tile == tile && variant.x == x) return variant.kernel;
+    if (variant.tile == tile && variant.is_paired == is_paired) return variant.kernel;
   }
   return nullptr;
 }
@@ -131,9 +129,8 @@ Status linear_sm90(const LinearProblem& problem, const LinearArgs& args, const R
   const LinearSm90Policy policy = linear_sm90_policy(problem, num_tokens, context.device.limits());
   Scratch scratch(context.workspace.scratch);
   TensorView x = args.x;
-  const LinearSm90X order = linear_sm90_x(problem, num_tokens);
-  const bool before = quantises(problem) && order != LinearSm90X::quantised_here;
-  if (before) {
+  const bool is_paired = linear_sm90_pairs_x(problem);
+  if (quantises(problem)) {
     const std::int64_t width = std::int64_t{problem.groups} * problem.in_dim;
     x = view(scratch.take<std::byte>(quantised_bytes(problem)), DType::bf16, {num_tokens, width}, DeviceKind::cuda);
   }
@@ -146,10 +143,10 @@ Status linear_sm90(const LinearProblem& problem, const LinearArgs& args, const R
   launched.begins_early = settled.begins_early;
   const auto out_row = bytes_of(args.out.dtype, args.out.strides[0]), group_row = bytes_of(args.out.dtype, problem.out_dim);
   launched.stores_words = reinterpret_cast<std::uintptr_t>(args.out.data) % 16 == 0 && out_row % 16 == 0 && group_row % 16 == 0;
-  if (before) {
-    FATHOM_TRY(launch_quantise(problem, args.x, context, static_cast<std::byte*>(x.data), settled.begins_early, order == LinearSm90X::paired));
+  if (quantises(problem)) {
+    FATHOM_TRY(launch_quantise(problem, args.x, context, static_cast<std::byte*>(x.data), settled.begins_early, is_paired));
   }
-  return launch_tiles(context, kernel_of(policy.tile, order), policy, launched);
+  return launch_tiles(context, kernel_of(policy.tile, is_paired), policy, launched);
 }
 
 }  // namespace fathom

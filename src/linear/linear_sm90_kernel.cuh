@@ -2,7 +2,6 @@
 // two warpgroups multiply. E4M3 rows become bf16 operands in registers, tile scale included (both exact); bf16 rows are operands
 // as they lie. The weights are the product's 64-row side, the tokens its columns, so few tokens cost few columns.
 //
-// Where few tokens are quantised, three more warps do so in the ring: a launch of its own would cost more.
 //
 // K may be shared among the blocks of a cluster: each leaves its sums in its shared memory, and each adds up a part of all,
 // in the blocks' order, so that no result depends on timing.
@@ -15,7 +14,6 @@
 #include "device/rows.cuh"
 #include "device/tensor_copy.cuh"
 #include "device/wgmma_by_width.cuh"
-#include "linear/linear_kernel.cuh"
 #include "linear/linear_sm90_policy.h"
 
 namespace fathom::linear_sm90_kernel {
@@ -31,11 +29,9 @@ struct Sm90Launch {
 
 constexpr int kGroupThreads = 128, kConsumers = 2 * kGroupThreads;
 
-template <bool kIsE4m3, int kParts, int kTokens, LinearSm90X kX>
+template <bool kIsE4m3, int kParts, int kTokens, bool kIsPaired>
 struct Sm90 {
   static constexpr LinearSm90Tile kTile{kIsE4m3, kParts, kTokens};
-  static constexpr bool kQuantises = kX == LinearSm90X::quantised_here, kIsPaired = kX != LinearSm90X::natural;
-  static constexpr int kQuantisers = 3;  ///< warps
   static constexpr int kStages = kTile.stages(), kStageBytes = kTile.stage_bytes(), kWeightBytes = kTile.weight_bytes();
   static constexpr int kSums = kTokens / 2;  ///< of a thread and part
   static constexpr int kQuads = kParts * kSums / 4;
@@ -47,14 +43,13 @@ struct Sm90 {
   struct Shared {
     std::byte* ring;
     std::byte* staging;
-    std::uint64_t *full, *quantised, *empty;
+    std::uint64_t *full, *empty;
 
     __device__ explicit Shared(std::byte* raw) {
       ring = raw + (-copy::shared_address(raw) & 1023u);
       staging = ring + kStages * kStageBytes;
       full = reinterpret_cast<std::uint64_t*>(staging + kTile.staging_bytes());
-      quantised = full + kStages;
-      empty = quantised + kStages;
+      empty = full + kStages;
     }
   };
   struct Stage {
@@ -101,39 +96,6 @@ struct Sm90 {
           // x as (k, group, token): what follows a group's last element is zero, not the next group's first.
           tensor_copy::fetch(to + kWeightBytes + slab * kSlabBytes, launch.x, full, k + slab * 64, place.group, place.token);
         }
-        stage.advance();
-      }
-    }
-  }
-
-  /// x of each step, quantised and back: eight lanes own a token's 128 elements.
-  static __device__ __forceinline__ void quantise(const Sm90Launch& launch, const Shared& shared, int thread) {
-    using namespace linear_kernel;
-    const LinearSm90Tiles& tiles = launch.tiles;
-    const Walk walk(tiles);
-    const int all_tiles = tiles.row_tiles * tiles.token_tiles, begin = tiles.step_begin(walk.split), end = tiles.step_begin(walk.split + 1);
-    Stage stage;
-    for (int tile = walk.tile; tile < all_tiles; tile += walk.stride) {
-      for (int step = begin; step < end; ++step) {
-        barrier::wait(shared.full + stage.at, stage.parity);
-        std::byte* x = shared.ring + stage.at * kStageBytes + kWeightBytes;
-        for (int task = thread; task < kTokens * kLanesPerBlock; task += kQuantisers * 32) {
-          const int token = task / kLanesPerBlock, eighth = task % kLanesPerBlock;
-          uint4* at[2];
-          Lane16 lane;
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            at[half] = reinterpret_cast<uint4*>(x + eighth / 4 * kSlabBytes + wgmma::chunk_at(token, eighth % 4 * 2 + half));
-            const uint4 words = *at[half];
-            lane.pairs[4 * half] = words.x, lane.pairs[4 * half + 1] = words.y, lane.pairs[4 * half + 2] = words.z, lane.pairs[4 * half + 3] = words.w;
-          }
-          quantise_and_back(lane);
-#pragma unroll
-          for (int half = 0; half < 2; ++half) *at[half] = lane.alternate(half);
-        }
-        barrier::publish_to_tensor_cores();
-        __syncwarp();
-        if (thread % 32 == 0) barrier::arrive(shared.quantised + stage.at);
         stage.advance();
       }
     }
@@ -194,21 +156,21 @@ struct Sm90 {
         for (int part = 0; part < kParts; ++part) factors[part] = factor_of(__shfl_sync(kAllLanes, scales[part], (step - begin) % 32));
       }
       barrier::wait(shared.full + stage.at, stage.parity);
-      if constexpr (kQuantises) barrier::wait(shared.quantised + stage.at, stage.parity);
       const std::byte* weight = shared.ring + stage.at * kStageBytes;
       const std::uint64_t x = wgmma::descriptor(weight + kWeightBytes, 16, 1024);
       if constexpr (kIsE4m3) {
-        std::uint32_t a[2][kParts][2][4];
+        constexpr int kSixteens = kTile.sixteens(), kTurns = 8 / kSixteens;
+        std::uint32_t a[kTurns > 1 ? 2 : 1][kParts][kSixteens][4];
 #pragma unroll
-        for (int quarter = 0; quarter < 4; ++quarter) {  // of 32 elements
-          auto& operands = a[quarter % 2];
+        for (int turn = 0; turn < kTurns; ++turn) {
+          auto& operands = a[turn % 2];
 #pragma unroll
           for (int part = 0; part < kParts; ++part) {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
+            for (int i = 0; i < kSixteens; ++i) {
 #pragma unroll
               for (int low = 0; low < 2; ++low) {  // rows g and g + 8
-                const std::byte* chunk = weight + (me.first_row(part) + me.g + low * 8) * 128 + (((quarter * 2 + half) ^ me.g) << 4);
+                const std::byte* chunk = weight + (me.first_row(part) + me.g + low * 8) * 128 + (((turn * kSixteens + i) ^ me.g) << 4);
                 std::uint16_t codes[2];  // elements 2t, 2t+1 and 2t+8, 2t+9, or 4t, 4t+1 and 4t+2, 4t+3 where x is paired
                 if constexpr (kIsPaired) {
                   const std::uint32_t word = *reinterpret_cast<const std::uint32_t*>(chunk + me.t * 4);
@@ -217,22 +179,22 @@ struct Sm90 {
                   codes[0] = *reinterpret_cast<const std::uint16_t*>(chunk + me.t * 2);
                   codes[1] = *reinterpret_cast<const std::uint16_t*>(chunk + me.t * 2 + 8);
                 }
-                operands[part][half][low] = operand(codes[0], factors[part]);
-                operands[part][half][low + 2] = operand(codes[1], factors[part]);
+                operands[part][i][low] = operand(codes[0], factors[part]);
+                operands[part][i][low + 2] = operand(codes[1], factors[part]);
               }
             }
           }
           wgmma::fence();
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int k = quarter * 2 + half;  // of 16 elements: 32 bytes of a slab's rows
+          for (int i = 0; i < kSixteens; ++i) {
+            const int k = turn * kSixteens + i;  // 32 bytes of a slab's rows
             const std::uint64_t columns = x + ((k / 4 * kSlabBytes + k % 4 * 32) >> 4);
 #pragma unroll
-            for (int part = 0; part < kParts; ++part) wgmma::Product<kTokens>::add(sums[part], operands[part][half], columns);
+            for (int part = 0; part < kParts; ++part) wgmma::Product<kTokens>::add(sums[part], operands[part][i], columns);
           }
           wgmma::commit();
           // Operands in registers must not be on their way round the loop: the compiler would let no two products run at a time.
-          if (quarter < 3) {
+          if (turn + 1 < kTurns) {
             wgmma::wait<1>();
           } else {
             wgmma::wait<0>();
@@ -374,7 +336,6 @@ struct Sm90 {
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         barrier::init(shared.full + i, 1);
-        barrier::init(shared.quantised + i, kQuantisers);
         barrier::init(shared.empty + i, kConsumers / 32);
       }
       barrier::publish_to_tensor_cores();
@@ -383,11 +344,7 @@ struct Sm90 {
     let_next_launch_begin();
     if (threadIdx.x >= kConsumers) {
       if constexpr (kTradesRegisters) barrier::give_registers<40>();
-      const int thread = static_cast<int>(threadIdx.x) - kConsumers;
-      if (thread == 0) produce(launch, shared);
-      if constexpr (kQuantises) {
-        if (thread >= 32) quantise(launch, shared, thread - 32);
-      }
+      if (threadIdx.x == kConsumers) produce(launch, shared);
       __syncwarp();
       if (launch.tiles.splits > 1) {
         cluster::sync();
@@ -400,10 +357,10 @@ struct Sm90 {
   }
 };
 
-template <bool kIsE4m3, int kParts, int kTokens, LinearSm90X kX>
+template <bool kIsE4m3, int kParts, int kTokens, bool kIsPaired>
 __global__ void __launch_bounds__(LinearSm90Tile::kThreads, LinearSm90Tile{kIsE4m3, kParts, kTokens}.blocks_per_multiprocessor())
     sm90_kernel(const __grid_constant__ Sm90Launch launch) {
-  Sm90<kIsE4m3, kParts, kTokens, kX>::run(launch);
+  Sm90<kIsE4m3, kParts, kTokens, kIsPaired>::run(launch);
 }
 
 }  // namespace fathom::linear_sm90_kernel

@@ -26,33 +26,24 @@ struct LinearSm90Tile {
   /// bf16 results on their way out, 64 rows of each warpgroup and 32 tokens at a time.
   constexpr std::int32_t staging_tokens() const noexcept { return std::min(tokens, 32); }
   constexpr std::int32_t staging_bytes() const noexcept { return 2 * 64 * staging_tokens() * 2; }
-  /// Few tokens leave half of a multiprocessor to the launch behind, which calls its first weights into L2 meanwhile.
+  /// Few tokens leave half of a multiprocessor to another block, or to the launch behind, which calls weights into L2 meanwhile.
   constexpr std::int32_t blocks_per_multiprocessor() const noexcept { return tokens <= 64 ? 2 : 1; }
   /// Barriers, and what aligning to 1024 bytes may cost.
-  static constexpr std::int32_t kSmallBytes = 1024 + 3 * kMostStages * 8;
+  static constexpr std::int32_t kSmallBytes = 1024 + 2 * kMostStages * 8;
   constexpr std::int32_t stages() const noexcept {
     constexpr std::int32_t kSharedBytes = 228 * 1024, kReserved = 1024;  // of a multiprocessor; beside each block's own
     const std::int32_t room = kSharedBytes / blocks_per_multiprocessor() - kReserved;
     return std::min(kMostStages, (room - kSmallBytes - staging_bytes()) / stage_bytes());
   }
+  /// Elements of K, in sixteens, that become operands at a time: all of few tokens, so that the decoders' latencies overlap.
+  constexpr std::int32_t sixteens() const noexcept { return tokens <= 32 ? 8 : 2; }
   constexpr std::int32_t shared_bytes() const noexcept { return kSmallBytes + staging_bytes() + stages() * stage_bytes(); }
   constexpr bool operator==(const LinearSm90Tile&) const = default;
 };
 
-constexpr std::int32_t linear_sm90_tokens(std::int64_t num_tokens) noexcept {
-  return num_tokens <= 8 ? 8 : num_tokens <= 32 ? 32 : num_tokens <= 64 ? 64 : 128;
-}
-
-/// How a step's x gets to the products.
-enum class LinearSm90X : std::uint8_t {
-  natural,         ///< as it is, or quantised and back by a launch before
-  paired,          ///< so quantised, in the order that E4M3 rows are read fastest in
-  quantised_here,  ///< by warps of this kernel, and paired: few tokens
-};
-constexpr LinearSm90X linear_sm90_x(const LinearProblem& problem, std::int64_t num_tokens) noexcept {
-  if (problem.activation_quant != ActivationQuant::e4m3_128 || problem.weight_dtype != DType::e4m3) return LinearSm90X::natural;
-  if (num_tokens > 64) return LinearSm90X::paired;
-  return problem.x_dtype == DType::bf16 ? LinearSm90X::quantised_here : LinearSm90X::natural;
+/// Whether x is quantised by a launch before, and left in the order that E4M3 rows are read fastest in.
+constexpr bool linear_sm90_pairs_x(const LinearProblem& problem) noexcept {
+  return problem.activation_quant == ActivationQuant::e4m3_128 && problem.weight_dtype == DType::e4m3;
 }
 
 struct LinearSm90Policy {
@@ -66,35 +57,39 @@ struct LinearSm90Policy {
   constexpr bool operator==(const LinearSm90Policy&) const = default;
 };
 
+inline constexpr LinearSm90Tile kLinearSm90Tiles[] = {{false, 2, 128}, {false, 1, 128}, {false, 1, 64}, {false, 1, 32},
+                                                      {true, 2, 128},  {true, 1, 128},  {true, 1, 64},  {true, 1, 32}};
+
 /// The candidate that a rough model of the device calls quickest; the larger tile and the fewer splits among equals.
 constexpr LinearSm90Policy linear_sm90_policy(const LinearProblem& problem, std::int64_t num_tokens, const DeviceLimits& limits) noexcept {
   // Of one multiprocessor, in a nanosecond: bytes it draws at most, bytes of the others' shared memory, products.
   constexpr std::int64_t kBytesPerNs = 45, kClusterBytesPerNs = 20, kProductsPerNs = 2600;
-  constexpr std::int64_t kTileNs = 500, kClusterNs = 1500, kDeviceBytesPerNs = 2900;
+  constexpr std::int64_t kShortestStepNs = 350, kTileNs = 500, kClusterNs = 1000, kDeviceBytesPerNs = 2900;
   const bool is_e4m3 = problem.weight_dtype == DType::e4m3;
   const std::int64_t row_bytes = std::int64_t{problem.in_dim} * (is_e4m3 ? 1 : 2), all_bytes = row_bytes * problem.out_dim * problem.groups;
   const std::int64_t steps = (row_bytes + LinearSm90Tile::kStepBytes - 1) / LinearSm90Tile::kStepBytes;
   LinearSm90Policy best;
   std::int64_t best_ns = 0;
-  for (const std::int32_t parts : {2, 1}) {
-    if (num_tokens <= 64 && parts > 1) continue;
+  for (const LinearSm90Tile& tile : kLinearSm90Tiles) {
+    if (tile.is_e4m3 != is_e4m3 || (num_tokens <= tile.tokens / 2 && tile.tokens > 32)) continue;
     for (const std::int32_t splits : {1, 2, 4, 8}) {
       if (splits > steps) continue;
       LinearSm90Policy policy;
-      policy.tile = {is_e4m3, parts, linear_sm90_tokens(num_tokens)};
-      const std::int32_t rows = policy.tile.rows(), tokens = policy.tile.tokens;
+      policy.tile = tile, policy.splits = splits;
+      const std::int32_t rows = tile.rows(), tokens = tile.tokens;
       policy.row_tiles = problem.groups * ((problem.out_dim + rows - 1) / rows);
       policy.token_tiles = static_cast<std::int32_t>((num_tokens + tokens - 1) / tokens);
-      policy.splits = splits;
-      const std::int64_t places = splits == 1 ? limits.num_multiprocessors : std::max(limits.num_multiprocessors / 8 * 8, splits);
-      const std::int64_t waves = (policy.tiles() * splits + places - 1) / places;
-      const std::int64_t products = std::int64_t{rows} * tokens * policy.tile.step_elements();
-      const std::int64_t step_ns = std::max(policy.tile.stage_bytes() / kBytesPerNs, products / kProductsPerNs);
+      // Clusters of more than two leave places over where a group of multiprocessors is no multiple of them.
+      const std::int64_t slots = std::int64_t{limits.num_multiprocessors} * tile.blocks_per_multiprocessor();
+      const std::int64_t places = std::max<std::int64_t>(splits > 2 ? slots * 10 / 11 / splits * splits : slots, splits);
+      const std::int64_t blocks = policy.tiles() * splits, waves = (blocks + places - 1) / places;
+      const std::int64_t together = blocks > limits.num_multiprocessors ? tile.blocks_per_multiprocessor() : 1;
+      const std::int64_t products = std::int64_t{rows} * tokens * tile.step_elements();
+      const std::int64_t step_ns = std::max({kShortestStepNs, together * tile.stage_bytes() / kBytesPerNs, together * products / kProductsPerNs});
       std::int64_t ns = waves * ((steps + splits - 1) / splits * step_ns + kTileNs);
       if (splits > 1) ns += waves * (kClusterNs + std::int64_t{rows} * tokens * 4 / kClusterBytesPerNs);
       ns = std::max(ns, all_bytes / kDeviceBytesPerNs);
-      policy.blocks = static_cast<std::int32_t>(splits == 1 ? std::min<std::int64_t>(policy.tiles(), limits.num_multiprocessors)
-                                                            : policy.tiles() * splits);
+      policy.blocks = static_cast<std::int32_t>(splits == 1 ? std::min(blocks, slots) : blocks);
       if (best.blocks == 0 || ns < best_ns) best = policy, best_ns = ns;
     }
   }

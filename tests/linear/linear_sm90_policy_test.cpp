@@ -20,29 +20,24 @@ LinearProblem weight(DType dtype, std::int32_t in_dim, std::int32_t out_dim, std
 }
 
 TEST(LinearSm90Policy, EveryTileFitsABlock) {
-  for (const bool is_e4m3 : {false, true}) {
-    for (const std::int32_t parts : {1, 2}) {
-      for (const std::int32_t tokens : {8, 32, 64, 128}) {
-        const LinearSm90Tile tile{is_e4m3, parts, tokens};
-        EXPECT_LE(tile.shared_bytes(), kH100.shared_bytes_per_block) << is_e4m3 << parts << tokens;
-        EXPECT_LE((tile.shared_bytes() + 1024) * tile.blocks_per_multiprocessor(), 228 * 1024) << is_e4m3 << parts << tokens;
-        if (parts > 1 && tokens < 128) continue;  // not built
-        EXPECT_GE(tile.stages(), 3) << is_e4m3 << parts << tokens;
-        EXPECT_EQ(tile.stage_bytes() % 1024, 0) << "slabs begin on 1024 bytes";
-        EXPECT_LE(tile.rows(), 256) << "the copy engine's largest box";
-        EXPECT_LE(tile.rows() * tile.tokens * 4, tile.stages() * tile.stage_bytes()) << "a cluster's sums go where the ring was";
-      }
-    }
+  for (const LinearSm90Tile& tile : kLinearSm90Tiles) {
+    SCOPED_TRACE(testing::Message() << tile.is_e4m3 << " " << tile.parts << " " << tile.tokens);
+    EXPECT_LE(tile.shared_bytes(), kH100.shared_bytes_per_block);
+    EXPECT_LE((tile.shared_bytes() + 1024) * tile.blocks_per_multiprocessor(), 228 * 1024);
+    EXPECT_GE(tile.stages(), 3);
+    EXPECT_EQ(tile.stage_bytes() % 1024, 0) << "slabs begin on 1024 bytes";
+    EXPECT_LE(tile.rows(), 256) << "the copy engine's largest box";
+    EXPECT_LE(tile.rows() * tile.tokens * 4, tile.stages() * tile.stage_bytes()) << "a cluster's sums go where the ring was";
+    EXPECT_EQ(tile.tokens % tile.staging_tokens(), 0);
+    EXPECT_EQ(8 % tile.sixteens(), 0);
   }
 }
 
 TEST(LinearSm90Policy, TokensDecideTheWidth) {
-  EXPECT_EQ(linear_sm90_tokens(1), 8);
-  EXPECT_EQ(linear_sm90_tokens(8), 8);
-  EXPECT_EQ(linear_sm90_tokens(9), 32);
-  EXPECT_EQ(linear_sm90_tokens(33), 64);
-  EXPECT_EQ(linear_sm90_tokens(65), 128);
-  EXPECT_EQ(linear_sm90_tokens(1 << 20), 128);
+  const LinearProblem problem = weight(DType::e4m3, 4096, 4096);
+  for (const int tokens : {1, 8, 32}) EXPECT_EQ(linear_sm90_policy(problem, tokens, kH100).tile.tokens, 32);
+  EXPECT_EQ(linear_sm90_policy(problem, 64, kH100).token_tiles, 1);
+  EXPECT_EQ(linear_sm90_policy(problem, 4096, kH100).tile.tokens, 128);
 }
 
 TEST(LinearSm90Policy, FewTilesShareKInClusters) {
