@@ -6,6 +6,7 @@ namespace fathom {
 std::span<const Implementation> linear_implementations() noexcept {
   static constexpr Implementation kList[] = {
 #ifdef FATHOM_WITH_SM90
+      implement<refuses_linear_sm90, prepare_linear_sm90, linear_hopper>("cuda:hopper", DeviceKind::cuda),
       implement<refuses_linear_sm90, prepare_linear_sm90, linear_sm90>("cuda:sm90", DeviceKind::cuda),
 #endif
 #ifdef FATHOM_WITH_CUDA

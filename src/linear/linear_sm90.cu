@@ -149,4 +149,9 @@ Status linear_sm90(const LinearProblem& problem, const LinearArgs& args, const R
   return launch_tiles(context, kernel_of(policy.tile, is_paired), policy, launched);
 }
 
+Status linear_hopper(const LinearProblem& problem, const LinearArgs& args, const RunContext& context) {
+  const bool is_small = is_small_for_sm90(args.x.shape[0]);
+  return is_small ? run_for_every_device(problem, args, context) : linear_sm90(problem, args, context);
+}
+
 }  // namespace fathom

@@ -23,8 +23,8 @@ struct LinearSm90Tile {
   constexpr std::int32_t x_slabs() const noexcept { return is_e4m3 ? 2 : 1; }
   constexpr std::int32_t weight_bytes() const noexcept { return rows() * kStepBytes; }
   constexpr std::int32_t stage_bytes() const noexcept { return weight_bytes() + x_slabs() * tokens * kStepBytes; }
-  /// bf16 results on their way out, 64 rows of each warpgroup and 32 tokens at a time.
-  constexpr std::int32_t staging_tokens() const noexcept { return std::min(tokens, 32); }
+  /// bf16 results on their way out, 64 rows of each warpgroup at a time.
+  constexpr std::int32_t staging_tokens() const noexcept { return tokens <= 64 ? 32 : tokens; }
   constexpr std::int32_t staging_bytes() const noexcept { return 2 * 64 * staging_tokens() * 2; }
   /// Few tokens leave half of a multiprocessor to another block, or to the launch behind, which calls weights into L2 meanwhile.
   constexpr std::int32_t blocks_per_multiprocessor() const noexcept { return tokens <= 64 ? 2 : 1; }
@@ -45,6 +45,9 @@ struct LinearSm90Tile {
 constexpr bool linear_sm90_pairs_x(const LinearProblem& problem) noexcept {
   return problem.activation_quant == ActivationQuant::e4m3_128 && problem.weight_dtype == DType::e4m3;
 }
+
+/// So few tokens that the launch that quantises x would cost more than the kernel for every device takes longer.
+constexpr bool is_small_for_sm90(std::int64_t num_tokens) noexcept { return num_tokens <= 8; }
 
 struct LinearSm90Policy {
   LinearSm90Tile tile;
