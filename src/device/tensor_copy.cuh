@@ -59,6 +59,12 @@ __device__ __forceinline__ void fetch(void* to_shared, const CUtensorMap& map, s
                "l"(&map), "r"(copy::shared_address(barrier)), "r"(k), "r"(inner), "r"(outer)
                : "memory");
 }
+/// The same for `bytes` bytes in a row, no map needed; a multiple of 16, as are both addresses.
+__device__ __forceinline__ void fetch_bytes(void* to_shared, const void* from, std::uint64_t* barrier, int bytes) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(copy::shared_address(to_shared)),
+               "l"(from), "r"(bytes), "r"(copy::shared_address(barrier))
+               : "memory");
+}
 /// Has the map at hand when the first copy asks for it. It lies among the kernel's parameters.
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 /// Brings a box into L2.

@@ -1,6 +1,6 @@
 // linear on Hopper. One warp has the copy engine bring steps of weights, as they are stored, and of x into a ring in shared memory;
-// two warpgroups multiply. E4M3 rows become bf16 operands in registers, tile scale included (both exact); bf16 rows are operands
-// as they lie. The weights are the product's 64-row side, the tokens its columns, so few tokens cost few columns.
+// two warpgroups multiply. E4M3 rows become operands in registers: with many tokens bf16, tile scale included; with few tokens f16
+// codes, and both scales go to each sum over 128 elements (all of that is exact). bf16 rows are operands as they lie. The weights are the product's 64-row side, the tokens its columns, so few tokens cost few columns.
 //
 //
 // K may be shared among the blocks of a cluster: each leaves its sums in its shared memory, and each adds up a part of all,
@@ -22,6 +22,7 @@ struct Sm90Launch {
   CUtensorMap weight, x;
   TensorView weight_scale, out;
   LinearSm90Tiles tiles;
+  const float* x_scales;  ///< [groups, steps, padded tokens], where x is scaled
   std::int32_t in_dim, out_dim, num_tokens;
   bool begins_early;
   bool stores_words;  ///< out may be written 16 bytes at a time
@@ -29,13 +30,17 @@ struct Sm90Launch {
 
 constexpr int kGroupThreads = 128, kConsumers = 2 * kGroupThreads;
 
-template <bool kIsE4m3, int kParts, int kTokens, bool kIsPaired>
+template <bool kIsE4m3, int kParts, int kTokens, LinearSm90X kX>
 struct Sm90 {
   static constexpr LinearSm90Tile kTile{kIsE4m3, kParts, kTokens};
   static constexpr int kStages = kTile.stages(), kStageBytes = kTile.stage_bytes(), kWeightBytes = kTile.weight_bytes();
   static constexpr int kSums = kTokens / 2;  ///< of a thread and part
   static constexpr int kQuads = kParts * kSums / 4;
-  static constexpr bool kTradesRegisters = kTile.blocks_per_multiprocessor() == 1;
+  static constexpr bool kIsPaired = kX != LinearSm90X::natural, kIsScaled = kX == LinearSm90X::scaled;
+  /// What a thread has at the beginning: 168 registers alone on a multiprocessor, 80 with another block.
+  static constexpr bool kTradesRegisters = kTokens != 64;
+  static constexpr int kProducerRegisters = kTokens == 128 ? 40 : 32, kConsumerRegisters = kTokens == 128 ? 232 : 104;
+  static constexpr int kScaleBytes = kIsScaled ? kTokens * 4 : 0;  ///< of x, a step
   static constexpr int kCalledEarly = 8;  ///< steps of weights
   static constexpr int kSlabBytes = kTokens * LinearSm90Tile::kStepBytes;
   static_assert(kStages >= 2 && kTile.rows() * kTokens * 4 <= kStages * kStageBytes, "a cluster's sums go where the ring was");
@@ -43,12 +48,14 @@ struct Sm90 {
   struct Shared {
     std::byte* ring;
     std::byte* staging;
+    float* x_scales;
     std::uint64_t *full, *empty;
 
     __device__ explicit Shared(std::byte* raw) {
       ring = raw + (-copy::shared_address(raw) & 1023u);
       staging = ring + kStages * kStageBytes;
-      full = reinterpret_cast<std::uint64_t*>(staging + kTile.staging_bytes());
+      x_scales = reinterpret_cast<float*>(staging + kTile.staging_bytes());
+      full = reinterpret_cast<std::uint64_t*>(x_scales + kStages * kScaleBytes / 4);
       empty = full + kStages;
     }
   };
@@ -88,13 +95,17 @@ struct Sm90 {
         barrier::wait(shared.empty + stage.at, stage.parity ^ 1);
         std::byte* to = shared.ring + stage.at * kStageBytes;
         std::uint64_t* full = shared.full + stage.at;
-        tensor_copy::arrive_expecting(full, kStageBytes);
+        tensor_copy::arrive_expecting(full, kStageBytes + kScaleBytes);
         const int k = step * kTile.step_elements();
         tensor_copy::fetch(to, launch.weight, full, k, place.row_in_group, place.group);
 #pragma unroll
         for (int slab = 0; slab < kTile.x_slabs(); ++slab) {
           // x as (k, group, token): what follows a group's last element is zero, not the next group's first.
           tensor_copy::fetch(to + kWeightBytes + slab * kSlabBytes, launch.x, full, k + slab * 64, place.group, place.token);
+        }
+        if constexpr (kIsScaled) {
+          const std::int64_t row = std::int64_t{place.group} * tiles.steps + step;
+          tensor_copy::fetch_bytes(shared.x_scales + stage.at * kTokens, launch.x_scales + row * tiles.token_tiles * kTokens + place.token, full, kScaleBytes);
         }
         stage.advance();
       }
@@ -117,6 +128,13 @@ struct Sm90 {
     float low, high;
     asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(low), "=f"(high) : "r"(mma::f16x2_of_e4m3x2(codes)));
     return mma::multiply_bf16x2(mma::pack_bf16x2(low, high), factor);
+  }
+  /// The lane's codes of sixteen elements of K, rows g (`low` = 0) or g + 8: elements 2t, 2t+1 and 2t+8, 2t+9 as the operand has them, or
+  /// 4t to 4t+3, which is one load, where x is paired.
+  static __device__ __forceinline__ std::uint32_t word_of(const std::byte* weight, const Me& me, int part, int k, int low) {
+    const std::byte* chunk = weight + (me.first_row(part) + me.g + low * 8) * 128 + ((k ^ me.g) << 4);
+    if constexpr (kIsPaired) return *reinterpret_cast<const std::uint32_t*>(chunk + me.t * 4);
+    return *reinterpret_cast<const std::uint16_t*>(chunk + me.t * 2) | std::uint32_t{*reinterpret_cast<const std::uint16_t*>(chunk + me.t * 2 + 8)} << 16;
   }
   static __device__ __forceinline__ std::uint32_t factor_of(std::uint32_t byte) {
     const std::uint32_t half = byte == kUe8m0Nan ? 0x7fc0u : byte == 0 ? 0x0040u : byte << 7;
@@ -150,51 +168,79 @@ struct Sm90 {
     int before = -1;  // the stage whose products may still run
     for (int step = begin; step < end; ++step) {
       if ((step - begin) % 32 == 0) load_scales(launch, me, place, step, scales);
-      std::uint32_t factors[kParts];
+      std::uint32_t bytes[kParts];
       if constexpr (kIsE4m3) {
 #pragma unroll
-        for (int part = 0; part < kParts; ++part) factors[part] = factor_of(__shfl_sync(kAllLanes, scales[part], (step - begin) % 32));
+        for (int part = 0; part < kParts; ++part) bytes[part] = __shfl_sync(kAllLanes, scales[part], (step - begin) % 32);
       }
       barrier::wait(shared.full + stage.at, stage.parity);
       const std::byte* weight = shared.ring + stage.at * kStageBytes;
       const std::uint64_t x = wgmma::descriptor(weight + kWeightBytes, 16, 1024);
-      if constexpr (kIsE4m3) {
-        constexpr int kSixteens = kTile.sixteens(), kTurns = 8 / kSixteens;
-        std::uint32_t a[kTurns > 1 ? 2 : 1][kParts][kSixteens][4];
+      if constexpr (kIsScaled) {
+        static_assert(kParts == 1);
+        std::uint32_t a[8][4];
 #pragma unroll
-        for (int turn = 0; turn < kTurns; ++turn) {
-          auto& operands = a[turn % 2];
+        for (int k = 0; k < 8; ++k) {
+#pragma unroll
+          for (int low = 0; low < 2; ++low) {
+            const std::uint32_t word = word_of(weight, me, 0, k, low);
+            a[k][low] = mma::f16x2_of_e4m3x2(static_cast<std::uint16_t>(word));
+            a[k][low + 2] = mma::f16x2_of_e4m3x2(static_cast<std::uint16_t>(word >> 16));
+          }
+        }
+        float dots[kSums];
+        wgmma::fence();
+#pragma unroll
+        for (int k = 0; k < 8; ++k) wgmma::ProductF16<kTokens>::multiply(dots, a[k], x + ((k / 4 * kSlabBytes + k % 4 * 32) >> 4), k > 0);
+        wgmma::commit();
+        const float* x_scales = shared.x_scales + stage.at * kTokens + 2 * me.t;
+        float2 x_scale[kTokens / 8];
+#pragma unroll
+        for (int j = 0; j < kTokens / 8; ++j) x_scale[j] = *reinterpret_cast<const float2*>(x_scales + 8 * j);
+        const float scale = decode_ue8m0(static_cast<std::uint8_t>(bytes[0]));
+        wgmma::wait<0>();
+        wgmma::hold(dots);
+#pragma unroll
+        for (int j = 0; j < kTokens / 8; ++j) {
+          float* sum = sums[0] + 4 * j;
+          const float* dot = dots + 4 * j;
+          sum[0] = fmaf(dot[0] * scale, x_scale[j].x, sum[0]);
+          sum[1] = fmaf(dot[1] * scale, x_scale[j].y, sum[1]);
+          sum[2] = fmaf(dot[2] * scale, x_scale[j].x, sum[2]);
+          sum[3] = fmaf(dot[3] * scale, x_scale[j].y, sum[3]);
+        }
+        release(shared, me, stage.at);
+      } else if constexpr (kIsE4m3) {
+        std::uint32_t factors[kParts];
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) factors[part] = factor_of(bytes[part]);
+        std::uint32_t a[2][kParts][2][4];
+#pragma unroll
+        for (int quarter = 0; quarter < 4; ++quarter) {  // of 32 elements
+          auto& operands = a[quarter % 2];
 #pragma unroll
           for (int part = 0; part < kParts; ++part) {
 #pragma unroll
-            for (int i = 0; i < kSixteens; ++i) {
+            for (int half = 0; half < 2; ++half) {
 #pragma unroll
-              for (int low = 0; low < 2; ++low) {  // rows g and g + 8
-                const std::byte* chunk = weight + (me.first_row(part) + me.g + low * 8) * 128 + (((turn * kSixteens + i) ^ me.g) << 4);
-                std::uint16_t codes[2];  // elements 2t, 2t+1 and 2t+8, 2t+9, or 4t, 4t+1 and 4t+2, 4t+3 where x is paired
-                if constexpr (kIsPaired) {
-                  const std::uint32_t word = *reinterpret_cast<const std::uint32_t*>(chunk + me.t * 4);
-                  codes[0] = static_cast<std::uint16_t>(word), codes[1] = static_cast<std::uint16_t>(word >> 16);
-                } else {
-                  codes[0] = *reinterpret_cast<const std::uint16_t*>(chunk + me.t * 2);
-                  codes[1] = *reinterpret_cast<const std::uint16_t*>(chunk + me.t * 2 + 8);
-                }
-                operands[part][i][low] = operand(codes[0], factors[part]);
-                operands[part][i][low + 2] = operand(codes[1], factors[part]);
+              for (int low = 0; low < 2; ++low) {
+                const std::uint32_t word = word_of(weight, me, part, quarter * 2 + half, low);
+                operands[part][half][low] = operand(static_cast<std::uint16_t>(word), factors[part]);
+                operands[part][half][low + 2] = operand(static_cast<std::uint16_t>(word >> 16), factors[part]);
               }
             }
           }
           wgmma::fence();
 #pragma unroll
-          for (int i = 0; i < kSixteens; ++i) {
-            const int k = turn * kSixteens + i;  // 32 bytes of a slab's rows
+          for (int half = 0; half < 2; ++half) {
+            const int k = quarter * 2 + half;  // 32 bytes of a slab's rows
             const std::uint64_t columns = x + ((k / 4 * kSlabBytes + k % 4 * 32) >> 4);
 #pragma unroll
-            for (int part = 0; part < kParts; ++part) wgmma::Product<kTokens>::add(sums[part], operands[part][i], columns);
+            for (int part = 0; part < kParts; ++part) wgmma::Product<kTokens>::add(sums[part], operands[part][half], columns);
           }
           wgmma::commit();
           // Operands in registers must not be on their way round the loop: the compiler would let no two products run at a time.
-          if (turn + 1 < kTurns) {
+          if (quarter < 3) {
             wgmma::wait<1>();
           } else {
             wgmma::wait<0>();
@@ -343,7 +389,7 @@ struct Sm90 {
     __syncthreads();
     let_next_launch_begin();
     if (threadIdx.x >= kConsumers) {
-      if constexpr (kTradesRegisters) barrier::give_registers<40>();
+      if constexpr (kTradesRegisters) barrier::give_registers<kProducerRegisters>();
       if (threadIdx.x == kConsumers) produce(launch, shared);
       __syncwarp();
       if (launch.tiles.splits > 1) {
@@ -351,16 +397,16 @@ struct Sm90 {
         cluster::sync();
       }
     } else {
-      if constexpr (kTradesRegisters) barrier::take_registers<232>();
+      if constexpr (kTradesRegisters) barrier::take_registers<kConsumerRegisters>();
       consume(launch, shared);
     }
   }
 };
 
-template <bool kIsE4m3, int kParts, int kTokens, bool kIsPaired>
+template <bool kIsE4m3, int kParts, int kTokens, LinearSm90X kX>
 __global__ void __launch_bounds__(LinearSm90Tile::kThreads, LinearSm90Tile{kIsE4m3, kParts, kTokens}.blocks_per_multiprocessor())
     sm90_kernel(const __grid_constant__ Sm90Launch launch) {
-  Sm90<kIsE4m3, kParts, kTokens, kIsPaired>::run(launch);
+  Sm90<kIsE4m3, kParts, kTokens, kX>::run(launch);
 }
 
 }  // namespace fathom::linear_sm90_kernel

@@ -27,23 +27,29 @@ struct LinearSm90Tile {
   constexpr std::int32_t staging_tokens() const noexcept { return tokens <= 64 ? 32 : tokens; }
   constexpr std::int32_t staging_bytes() const noexcept { return 2 * 64 * staging_tokens() * 2; }
   /// Few tokens leave half of a multiprocessor to another block, or to the launch behind, which calls weights into L2 meanwhile.
-  constexpr std::int32_t blocks_per_multiprocessor() const noexcept { return tokens <= 64 ? 2 : 1; }
-  /// Barriers, and what aligning to 1024 bytes may cost.
-  static constexpr std::int32_t kSmallBytes = 1024 + 2 * kMostStages * 8;
+  constexpr std::int32_t blocks_per_multiprocessor() const noexcept { return tokens <= 32 ? 2 : 1; }
+  /// Barriers, scales of x, and what aligning to 1024 bytes may cost.
+  static constexpr std::int32_t kSmallBytes = 1024 + 2 * kMostStages * 8 + kMostStages * 64 * 4;
   constexpr std::int32_t stages() const noexcept {
     constexpr std::int32_t kSharedBytes = 228 * 1024, kReserved = 1024;  // of a multiprocessor; beside each block's own
     const std::int32_t room = kSharedBytes / blocks_per_multiprocessor() - kReserved;
     return std::min(kMostStages, (room - kSmallBytes - staging_bytes()) / stage_bytes());
   }
-  /// Elements of K, in sixteens, that become operands at a time: all of few tokens, so that the decoders' latencies overlap.
-  constexpr std::int32_t sixteens() const noexcept { return tokens <= 32 ? 8 : 2; }
   constexpr std::int32_t shared_bytes() const noexcept { return kSmallBytes + staging_bytes() + stages() * stage_bytes(); }
   constexpr bool operator==(const LinearSm90Tile&) const = default;
 };
 
-/// Whether x is quantised by a launch before, and left in the order that E4M3 rows are read fastest in.
-constexpr bool linear_sm90_pairs_x(const LinearProblem& problem) noexcept {
-  return problem.activation_quant == ActivationQuant::e4m3_128 && problem.weight_dtype == DType::e4m3;
+/// What x is when the products see it; all but the natural one in the order that words of codes want.
+enum class LinearSm90X : std::uint8_t {
+  natural,  ///< bf16; quantised and back by a launch before where the weights are bf16
+  paired,   ///< bf16, quantised and back by a launch before
+  scaled,   ///< f16 by a launch before, with a power of two per token and 128 elements: codes are exact operands then
+};
+/// With few tokens the decoding of the weights is what takes time; with many, two sets of sums would take the registers.
+constexpr LinearSm90X linear_sm90_x(const LinearProblem& problem, const LinearSm90Tile& tile) noexcept {
+  if (!tile.is_e4m3) return LinearSm90X::natural;
+  if (tile.tokens <= 64) return LinearSm90X::scaled;
+  return problem.activation_quant == ActivationQuant::none ? LinearSm90X::natural : LinearSm90X::paired;
 }
 
 /// So few tokens that the launch that quantises x would cost more than the kernel for every device takes longer.
@@ -67,7 +73,7 @@ inline constexpr LinearSm90Tile kLinearSm90Tiles[] = {{false, 2, 128}, {false, 1
 constexpr LinearSm90Policy linear_sm90_policy(const LinearProblem& problem, std::int64_t num_tokens, const DeviceLimits& limits) noexcept {
   // Of one multiprocessor, in a nanosecond: bytes it draws at most, bytes of the others' shared memory, products.
   constexpr std::int64_t kBytesPerNs = 45, kClusterBytesPerNs = 20, kProductsPerNs = 2600;
-  constexpr std::int64_t kShortestStepNs = 350, kTileNs = 500, kClusterNs = 1000, kDeviceBytesPerNs = 2900;
+  constexpr std::int64_t kShortestStepNs = 250, kTileNs = 500, kClusterNs = 1000, kDeviceBytesPerNs = 2900;
   const bool is_e4m3 = problem.weight_dtype == DType::e4m3;
   const std::int64_t row_bytes = std::int64_t{problem.in_dim} * (is_e4m3 ? 1 : 2), all_bytes = row_bytes * problem.out_dim * problem.groups;
   const std::int64_t steps = (row_bytes + LinearSm90Tile::kStepBytes - 1) / LinearSm90Tile::kStepBytes;
