@@ -161,111 +161,170 @@ struct Sm90 {
     if (me.lane == 0) barrier::arrive(shared.empty + stage);
   }
 
-  static __device__ __forceinline__ void multiply_tile(const Sm90Launch& launch, const Shared& shared, const Me& me,
-                                                       const LinearSm90Tiles::Place& place, int begin, int end, Stage& stage,
-                                                       float (&sums)[kParts][kSums]) {
-    std::uint32_t scales[kParts];
-    int before = -1;  // the stage whose products may still run
-    for (int step = begin; step < end; ++step) {
-      if ((step - begin) % 32 == 0) load_scales(launch, me, place, step, scales);
-      std::uint32_t bytes[kParts];
-      if constexpr (kIsE4m3) {
+  /// The warp's scale bytes of one step. Asked for step by step; every 32nd time they are fetched.
+  static __device__ __forceinline__ void next_scales(const Sm90Launch& launch, const Me& me, const LinearSm90Tiles::Place& place, int begin, int step,
+                                                     std::uint32_t (&lanes)[kParts], std::uint32_t (&bytes)[kParts]) {
+    if ((step - begin) % 32 == 0) load_scales(launch, me, place, step, lanes);
 #pragma unroll
-        for (int part = 0; part < kParts; ++part) bytes[part] = __shfl_sync(kAllLanes, scales[part], (step - begin) % 32);
+    for (int part = 0; part < kParts; ++part) bytes[part] = __shfl_sync(kAllLanes, lanes[part], (step - begin) % 32);
+  }
+
+  /// What a tile's products need to know.
+  struct Task {
+    const Sm90Launch& launch;
+    const Shared& shared;
+    const Me& me;
+    LinearSm90Tiles::Place place;
+    int begin, end;  ///< steps
+  };
+  static __device__ __forceinline__ std::uint64_t x_descriptor(const std::byte* step) { return wgmma::descriptor(step + kWeightBytes, 16, 1024); }
+
+  /// f16 codes, all of a step at a time. The next step's are on their way to registers while the products run.
+  static __device__ __forceinline__ void multiply_codes(const Task& task, Stage& stage, float (&sums)[kParts][kSums]) {
+    static_assert(kParts == 1);
+    const Shared& shared = task.shared;
+    std::uint32_t words[8][2], lanes[1], bytes[1];
+    const auto load = [&](const Stage& at) {
+      barrier::wait(shared.full + at.at, at.parity);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+#pragma unroll
+        for (int low = 0; low < 2; ++low) words[k][low] = word_of(shared.ring + at.at * kStageBytes, task.me, 0, k, low);
       }
-      barrier::wait(shared.full + stage.at, stage.parity);
-      const std::byte* weight = shared.ring + stage.at * kStageBytes;
-      const std::uint64_t x = wgmma::descriptor(weight + kWeightBytes, 16, 1024);
-      if constexpr (kIsScaled) {
-        static_assert(kParts == 1);
-        std::uint32_t a[8][4];
+    };
+    load(stage);
+    for (int step = task.begin; step < task.end; ++step) {
+      next_scales(task.launch, task.me, task.place, task.begin, step, lanes, bytes);
+      std::uint32_t a[8][4];
 #pragma unroll
-        for (int k = 0; k < 8; ++k) {
+      for (int k = 0; k < 8; ++k) {
+#pragma unroll
+        for (int low = 0; low < 2; ++low) {
+          a[k][low] = mma::f16x2_of_e4m3x2(static_cast<std::uint16_t>(words[k][low]));
+          a[k][low + 2] = mma::f16x2_of_e4m3x2(static_cast<std::uint16_t>(words[k][low] >> 16));
+        }
+      }
+      const std::uint64_t x = x_descriptor(shared.ring + stage.at * kStageBytes);
+      float dots[kSums];
+      wgmma::fence();
+#pragma unroll
+      for (int k = 0; k < 8; ++k) wgmma::ProductF16<kTokens>::multiply(dots, a[k], x + ((k / 4 * kSlabBytes + k % 4 * 32) >> 4), k > 0);
+      wgmma::commit();
+      const float* x_scales = shared.x_scales + stage.at * kTokens + 2 * task.me.t;
+      float2 x_scale[kTokens / 8];
+#pragma unroll
+      for (int j = 0; j < kTokens / 8; ++j) x_scale[j] = *reinterpret_cast<const float2*>(x_scales + 8 * j);
+      const float scale = decode_ue8m0(static_cast<std::uint8_t>(bytes[0]));
+      Stage next = stage;
+      next.advance();
+      if (step + 1 < task.end) load(next);
+      wgmma::wait<0>();
+      wgmma::hold(dots);
+      release(shared, task.me, stage.at);
+#pragma unroll
+      for (int j = 0; j < kTokens / 8; ++j) {
+        float* sum = sums[0] + 4 * j;
+        const float* dot = dots + 4 * j;
+        sum[0] = fmaf(dot[0] * scale, x_scale[j].x, sum[0]);
+        sum[1] = fmaf(dot[1] * scale, x_scale[j].y, sum[1]);
+        sum[2] = fmaf(dot[2] * scale, x_scale[j].x, sum[2]);
+        sum[3] = fmaf(dot[3] * scale, x_scale[j].y, sum[3]);
+      }
+      stage = next;
+    }
+  }
+
+  /// bf16 with the tile's scale, a quarter of a step at a time: the next quarter's operands are made while the products run.
+  static __device__ __forceinline__ void multiply_decoded(const Task& task, Stage& stage, float (&sums)[kParts][kSums]) {
+    const Shared& shared = task.shared;
+    std::uint32_t a[2][kParts][2][4], factors[kParts], lanes[kParts];
+    const auto decode = [&](const std::byte* weight, int quarter, std::uint32_t(&operands)[kParts][2][4]) {
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
 #pragma unroll
           for (int low = 0; low < 2; ++low) {
-            const std::uint32_t word = word_of(weight, me, 0, k, low);
-            a[k][low] = mma::f16x2_of_e4m3x2(static_cast<std::uint16_t>(word));
-            a[k][low + 2] = mma::f16x2_of_e4m3x2(static_cast<std::uint16_t>(word >> 16));
+            const std::uint32_t word = word_of(weight, task.me, part, quarter * 2 + half, low);
+            operands[part][half][low] = operand(static_cast<std::uint16_t>(word), factors[part]);
+            operands[part][half][low + 2] = operand(static_cast<std::uint16_t>(word >> 16), factors[part]);
           }
         }
-        float dots[kSums];
-        wgmma::fence();
-#pragma unroll
-        for (int k = 0; k < 8; ++k) wgmma::ProductF16<kTokens>::multiply(dots, a[k], x + ((k / 4 * kSlabBytes + k % 4 * 32) >> 4), k > 0);
-        wgmma::commit();
-        const float* x_scales = shared.x_scales + stage.at * kTokens + 2 * me.t;
-        float2 x_scale[kTokens / 8];
-#pragma unroll
-        for (int j = 0; j < kTokens / 8; ++j) x_scale[j] = *reinterpret_cast<const float2*>(x_scales + 8 * j);
-        const float scale = decode_ue8m0(static_cast<std::uint8_t>(bytes[0]));
-        wgmma::wait<0>();
-        wgmma::hold(dots);
-#pragma unroll
-        for (int j = 0; j < kTokens / 8; ++j) {
-          float* sum = sums[0] + 4 * j;
-          const float* dot = dots + 4 * j;
-          sum[0] = fmaf(dot[0] * scale, x_scale[j].x, sum[0]);
-          sum[1] = fmaf(dot[1] * scale, x_scale[j].y, sum[1]);
-          sum[2] = fmaf(dot[2] * scale, x_scale[j].x, sum[2]);
-          sum[3] = fmaf(dot[3] * scale, x_scale[j].y, sum[3]);
-        }
-        release(shared, me, stage.at);
-      } else if constexpr (kIsE4m3) {
-        std::uint32_t factors[kParts];
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) factors[part] = factor_of(bytes[part]);
-        std::uint32_t a[2][kParts][2][4];
-#pragma unroll
-        for (int quarter = 0; quarter < 4; ++quarter) {  // of 32 elements
-          auto& operands = a[quarter % 2];
-#pragma unroll
-          for (int part = 0; part < kParts; ++part) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-#pragma unroll
-              for (int low = 0; low < 2; ++low) {
-                const std::uint32_t word = word_of(weight, me, part, quarter * 2 + half, low);
-                operands[part][half][low] = operand(static_cast<std::uint16_t>(word), factors[part]);
-                operands[part][half][low + 2] = operand(static_cast<std::uint16_t>(word >> 16), factors[part]);
-              }
-            }
-          }
-          wgmma::fence();
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int k = quarter * 2 + half;  // 32 bytes of a slab's rows
-            const std::uint64_t columns = x + ((k / 4 * kSlabBytes + k % 4 * 32) >> 4);
-#pragma unroll
-            for (int part = 0; part < kParts; ++part) wgmma::Product<kTokens>::add(sums[part], operands[part][half], columns);
-          }
-          wgmma::commit();
-          // Operands in registers must not be on their way round the loop: the compiler would let no two products run at a time.
-          if (quarter < 3) {
-            wgmma::wait<1>();
-          } else {
-            wgmma::wait<0>();
-          }
-        }
-        release(shared, me, stage.at);
-      } else {
-        const std::uint64_t rows = wgmma::descriptor(weight + me.group * kParts * 64 * 128, 16, 1024);
-        wgmma::fence();
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-#pragma unroll
-          for (int part = 0; part < kParts; ++part) wgmma::Product<kTokens>::add(sums[part], rows + ((part * 64 * 128 + k * 32) >> 4), x + (k * 32 >> 4));
-        }
-        wgmma::commit();
-        wgmma::wait<1>();
-        if (before >= 0) release(shared, me, before);
-        before = stage.at;
       }
+    };
+    const auto begin_step = [&](const Stage& at, int step) {
+      std::uint32_t bytes[kParts];
+      next_scales(task.launch, task.me, task.place, task.begin, step, lanes, bytes);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) factors[part] = factor_of(bytes[part]);
+      barrier::wait(shared.full + at.at, at.parity);
+      decode(shared.ring + at.at * kStageBytes, 0, a[0]);
+    };
+    begin_step(stage, task.begin);
+    for (int step = task.begin; step < task.end; ++step) {
+      const std::byte* weight = shared.ring + stage.at * kStageBytes;
+      const std::uint64_t x = x_descriptor(weight);
+      Stage next = stage;
+      next.advance();
+#pragma unroll
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        wgmma::fence();
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int k = quarter * 2 + half;  // 32 bytes of a slab's rows
+          const std::uint64_t columns = x + ((k / 4 * kSlabBytes + k % 4 * 32) >> 4);
+#pragma unroll
+          for (int part = 0; part < kParts; ++part) wgmma::Product<kTokens>::add(sums[part], a[quarter % 2][part][half], columns);
+        }
+        wgmma::commit();
+        wgmma::wait<1>();  // the quarter before: its operands' registers are free
+        if (quarter < 3) {
+          decode(weight, quarter + 1, a[(quarter + 1) % 2]);
+        } else if (step + 1 < task.end) {
+          begin_step(next, step + 1);
+        }
+      }
+      // Products whose operands are in registers must not be on their way round the loop: the compiler would let no two run at a time.
+      wgmma::wait<0>();
+      release(shared, task.me, stage.at);
+      stage = next;
+    }
+  }
+
+  /// bf16 weights, from where they lie.
+  static __device__ __forceinline__ void multiply_plain(const Task& task, Stage& stage, float (&sums)[kParts][kSums]) {
+    const Shared& shared = task.shared;
+    int before = -1;  // the stage whose products may still run
+    for (int step = task.begin; step < task.end; ++step) {
+      barrier::wait(shared.full + stage.at, stage.parity);
+      const std::byte* weight = shared.ring + stage.at * kStageBytes;
+      const std::uint64_t x = x_descriptor(weight), rows = wgmma::descriptor(weight + task.me.group * kParts * 64 * 128, 16, 1024);
+      wgmma::fence();
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) wgmma::Product<kTokens>::add(sums[part], rows + ((part * 64 * 128 + k * 32) >> 4), x + (k * 32 >> 4));
+      }
+      wgmma::commit();
+      wgmma::wait<1>();
+      if (before >= 0) release(shared, task.me, before);
+      before = stage.at;
       stage.advance();
     }
     wgmma::wait<0>();
+    if (before >= 0) release(shared, task.me, before);
+  }
+
+  static __device__ __forceinline__ void multiply_tile(const Task& task, Stage& stage, float (&sums)[kParts][kSums]) {
+    if constexpr (kIsScaled) {
+      multiply_codes(task, stage, sums);
+    } else if constexpr (kIsE4m3) {
+      multiply_decoded(task, stage, sums);
+    } else {
+      multiply_plain(task, stage, sums);
+    }
 #pragma unroll
     for (int part = 0; part < kParts; ++part) wgmma::hold(sums[part]);
-    if (before >= 0) release(shared, me, before);
   }
 
   /// Columns 8 j + 2t and the next of rows g and g + 8 of a part.
@@ -364,7 +423,7 @@ struct Sm90 {
     for (int tile = walk.tile; tile < all_tiles; tile += walk.stride) {
       const auto place = launch.tiles.at(tile);
       float sums[kParts][kSums] = {};
-      multiply_tile(launch, shared, me, place, begin, end, stage, sums);
+      multiply_tile({launch, shared, me, place, begin, end}, stage, sums);
       if (launch.tiles.splits > 1) {
         finish_in_cluster(launch, shared, me, place, walk.split, sums);
       } else if (launch.out.dtype == DType::bf16) {

@@ -28,14 +28,14 @@ struct LinearSm90Tile {
   constexpr std::int32_t staging_bytes() const noexcept { return 2 * 64 * staging_tokens() * 2; }
   /// Few tokens leave half of a multiprocessor to another block, or to the launch behind, which calls weights into L2 meanwhile.
   constexpr std::int32_t blocks_per_multiprocessor() const noexcept { return tokens <= 32 ? 2 : 1; }
-  /// Barriers, scales of x, and what aligning to 1024 bytes may cost.
-  static constexpr std::int32_t kSmallBytes = 1024 + 2 * kMostStages * 8 + kMostStages * 64 * 4;
+  /// Barriers, scales of x where few tokens have some, and what aligning to 1024 bytes may cost.
+  constexpr std::int32_t small_bytes() const noexcept { return 1024 + kMostStages * (2 * 8 + (is_e4m3 && tokens <= 64 ? tokens * 4 : 0)); }
   constexpr std::int32_t stages() const noexcept {
     constexpr std::int32_t kSharedBytes = 228 * 1024, kReserved = 1024;  // of a multiprocessor; beside each block's own
     const std::int32_t room = kSharedBytes / blocks_per_multiprocessor() - kReserved;
-    return std::min(kMostStages, (room - kSmallBytes - staging_bytes()) / stage_bytes());
+    return std::min(kMostStages, (room - small_bytes() - staging_bytes()) / stage_bytes());
   }
-  constexpr std::int32_t shared_bytes() const noexcept { return kSmallBytes + staging_bytes() + stages() * stage_bytes(); }
+  constexpr std::int32_t shared_bytes() const noexcept { return small_bytes() + staging_bytes() + stages() * stage_bytes(); }
   constexpr bool operator==(const LinearSm90Tile&) const = default;
 };
 
