@@ -16,6 +16,11 @@ __device__ __forceinline__ void arrive_relaxed() {
 }
 __device__ __forceinline__ void wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
+/// Both, also for threads that have gone different ways.
+__device__ __forceinline__ void sync() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
 /// Where block `rank` of the cluster has what this block has at `pointer`, in shared memory.
 __device__ __forceinline__ std::uint32_t address_in(const void* pointer, int rank) {
   std::uint32_t address;

@@ -39,8 +39,8 @@ TEST(LinearPolicy, FormFollowsTheOperands) {
 TEST(LinearPolicy, EveryTileFitsEveryDevice) {
   for (const DeviceLimits& limits : {kH100, kA100, kL20}) {
     for (const LinearForm form : {LinearForm::codes, LinearForm::mixed, LinearForm::plain}) {
-      for (int tokens = 1; tokens <= 100; ++tokens) {
-        const SkinnyTile tile = skinny_tile(tokens, form, limits);
+      for (int tokens = 1; tokens <= 200; ++tokens) {
+        const SkinnyTile tile = skinny_tile(tokens, tokens <= 100 ? 4096 : 1024, form, limits);
         EXPECT_LE(tile.shared_bytes(form), limits.shared_bytes_per_block) << tokens;
         EXPECT_GE(tile.tokens(), std::min(tokens, 64)) << tokens;
         EXPECT_EQ(tile.phase_blocks(form) % tile.warps_k, 0) << tokens;
