@@ -10,7 +10,7 @@ import weakref
 
 from . import _library
 from ._library import Memory, Owned, PoolOptions, Rope, Tensor, byref, c_int32, c_int64, call, library, text_of
-from ._ops import Plan, current_stream, op, problem_fields, problem_text
+from ._ops import Plan, capacity, current_stream, op, problem_fields, problem_text
 from ._views import ITEM_BYTES, View, empty, view
 
 CACHES = ("window", "entries", "index_keys", "state", "index_state")
@@ -134,7 +134,8 @@ class Attention:
     device         "cpu", "cuda" or "cuda:N": weights are copied there, x and the results lie there
     fields         further fields of the layer's problem: window_page_size=256, index_topk=..., ...
 
-    Layers with the same problem on one device share a plan, so their runs wait for each other.
+    Layers with the same problem on one device share plans, so their runs wait for each other. A plan is made for each
+    power of two of tokens, with the first step of that size.
     """
 
     def __init__(
@@ -195,9 +196,9 @@ class Attention:
             **{name: field["default"] for name, field in contract.fields.items()},
             **problem_fields(self.problem),
         }
-        self._choices = (self.problem, self.device, force, num_threads)
+        self._choices = (self.device, force, num_threads)
         self._plans = {}
-        self.plan = self._plan_on(current_stream(self.device))
+        self.plan = self._plan_for(1, current_stream(self.device))
 
         rope = Rope()
         call("fathom_config_layer_rope", settings.pointer, layer, byref(rope))
@@ -205,11 +206,16 @@ class Attention:
             self.device, *(getattr(rope, name) for name, _ in Rope._fields_), max_positions
         )
 
-    def _plan_on(self, stream):
-        """What runs on two streams at once must not share a workspace."""
-        plan = self._plans.get(stream)
+    def _plan_for(self, tokens, stream):
+        """The plan of the next larger capacity: a step of one token needs neither the room nor the tiles of a prefill.
+
+        What runs on two streams at once must not share a workspace, so plans differ by stream too.
+        """
+        tokens = min(capacity(tokens), self.max_tokens)
+        plan = self._plans.get((tokens, stream))
         if plan is None:
-            plan = self._plans[stream] = _plan_of(*self._choices, stream)
+            problem = problem_text({**problem_fields(self.problem), "num_tokens": tokens})
+            plan = self._plans[tokens, stream] = _plan_of(problem, *self._choices, stream)
         return plan
 
     @property
@@ -265,7 +271,7 @@ class Attention:
             raise ValueError(
                 f"fathom.Attention: x has {args[places['x']].shape[0]} tokens, the step has {step.num_tokens}"
             )
-        self._plan_on(stream).run_raw(args, stream)
+        self._plan_for(step.num_tokens, stream).run_raw(args, stream)
         del alive
         return out
 
