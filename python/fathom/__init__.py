@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-_MODULES = ("reference", "compat", "hf", "draft")
+_MODULES = ("reference", "compat", "hf", "draft", "torch_ops")
 
 
 def __getattr__(name):

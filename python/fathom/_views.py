@@ -329,22 +329,29 @@ def view(array, dtype=None, shape=None):
     return View(address, name, own_shape, strides, owner, device, read_only)
 
 
+_TORCH_NAMES = {
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "e4m3": "float8_e4m3fn",
+    "ue8m0": "float8_e8m0fnu",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+    "e2m1x2": "uint8",
+}
+
+
+def torch_dtype(name):
+    """What torch, which is imported, calls an element type."""
+    return getattr(sys.modules["torch"], _TORCH_NAMES[name])
+
+
 def empty(shape, dtype, like=()):
     """An uninitialised array where `like` lie: a torch tensor if any of them is one, else a NumPy array."""
     torch = sys.modules.get("torch")
     model = next((array for array in like if torch is not None and isinstance(array, torch.Tensor)), None)
     if model is not None:
-        names = {
-            "f32": "float32",
-            "bf16": "bfloat16",
-            "e4m3": "float8_e4m3fn",
-            "ue8m0": "float8_e8m0fnu",
-            "i32": "int32",
-            "i64": "int64",
-            "u8": "uint8",
-            "e2m1x2": "uint8",
-        }
-        return torch.empty(tuple(shape), dtype=getattr(torch, names[dtype]), device=model.device)
+        return torch.empty(tuple(shape), dtype=torch_dtype(dtype), device=model.device)
     if any(view(array).tensor.device for array in like):
         raise RuntimeError("fathom: results on CUDA are made as torch tensors only; give every output")
     try:
