@@ -193,3 +193,23 @@ def test_models_that_cannot_be_patched():
     model = tiny(KINDS[:1])
     model.model.layers[0].self_attn.to("meta")
     refused("meta", model)
+
+
+@torch.no_grad()
+def test_the_attention_interface_route_and_its_mask_trap():
+    """docs/guide/python.md: a registered attention function sees the right mask only with eager_mask under its name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask, sdpa_mask
+    from transformers.models.deepseek_v4.modeling_deepseek_v4 import eager_attention_forward
+
+    model, ids = tiny(), prompt(1, 150)
+    want = model(ids).logits
+    differences = {}
+    for name, mask in (("fathom_right", eager_mask), ("fathom_bool", sdpa_mask), ("fathom_none", None)):
+        AttentionInterface.register(name, eager_attention_forward)
+        if mask is not None:
+            AttentionMaskInterface.register(name, mask)
+        model.set_attn_implementation(name)
+        differences[name] = difference(model(ids).logits, want)
+    print(f"\nattention interface: logits differ by {differences}")
+    assert differences["fathom_right"] == 0 and min(differences["fathom_bool"], differences["fathom_none"]) > 0.05
