@@ -1,4 +1,4 @@
-"""python -m fathom doctor | info | report: what works here, and bench results as a page."""
+"""python -m fathom doctor | info | report | stubs: what works here, bench results as a page, type stubs."""
 
 import argparse
 import json
@@ -14,6 +14,8 @@ def main(arguments):
     report.add_argument("results", nargs="+", help="files of JSON lines, of Fathom and of peers")
     report.add_argument("-o", "--output", default="report.html")
     report.add_argument("--title", default="Fathom bench")
+    stubs = verbs.add_parser("stubs", help="write type stubs of the ops, for editors and type checkers")
+    stubs.add_argument("-o", "--output", help="__init__.pyi beside the package, if left out")
     given = parser.parse_args(arguments)
     if given.verb == "report":
         from .report import write
@@ -24,6 +26,11 @@ def main(arguments):
             print(f"report: {slip}", file=sys.stderr)
             return 1
         print(f"{given.output}: {count} measurements")
+        return 0
+    if given.verb == "stubs":
+        from .stubs import write
+
+        print(write(given.output))
         return 0
     from . import doctor, info
 

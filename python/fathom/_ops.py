@@ -183,7 +183,7 @@ class Plan:
     def __init__(self, op_name, problem, device="cpu", force="", num_threads=0, stream=None):
         self.op = op(op_name)
         device = _library.device_name(device)
-        self.problem, self.device = problem, device
+        self.problem, self.device, self._on_host = problem, device, device == "cpu"
         self._owned = _library.Owned(
             "fathom_plan_create",
             "fathom_plan_destroy",
@@ -200,7 +200,8 @@ class Plan:
         self._block = _HostBlock(total) if device == "cpu" else _library.Memory(device, total)
         self._room = Workspace()
         call("fathom_workspace_carve", self._block.address, total, byref(self._size), byref(self._room))
-        call("fathom_workspace_init", self._pointer, byref(self._room), self._stream(stream))
+        stream = current_stream(device) if stream is None else stream
+        call("fathom_workspace_init", self._pointer, byref(self._room), stream)
 
         self._count = len(self.op.args)
         self._args = (Tensor * self._count)()
@@ -239,15 +240,13 @@ class Plan:
         args[place] = array.tensor
         return array
 
-    def _stream(self, stream):
-        return current_stream(self.device) if stream is None else stream
-
     def __call__(self, *, stream=None, **arrays):
         """Runs on the arrays, by name (fathom.op(name).args).
 
         `stream` is a cudaStream_t as a number; left out, it is the one that torch works on, and 0 without torch.
         """
-        stream = self._stream(stream)
+        if stream is None:
+            stream = 0 if self._on_host else current_stream(self.device)
         with self._lock:
             memory, places = self._memory, self._places
             given = tuple(arrays)
@@ -268,7 +267,9 @@ class Plan:
         """A Call on these arrays and the stream of now. Every call reads and writes their memory: it must keep its place."""
         args = (Tensor * self._count)()
         owners = [self._place(args, keyword, array) for keyword, array in arrays.items()]
-        return Call(self, ctypes.addressof(args), (args, owners), self._stream(stream))
+        if stream is None:
+            stream = current_stream(self.device)
+        return Call(self, ctypes.addressof(args), (args, owners), stream)
 
     def run_raw(self, array, stream):
         """Runs on a ctypes array of all arguments."""
