@@ -6,9 +6,9 @@
         model.generate(...)
 
 Prefill, chunked prefill, decode, generate with any sampling and with beams, f32 (numerics "exact") and bf16 ("served": the
-rows and index keys that the model was trained with). What it cannot do it refuses by name: training, gradients, padded
-batches, custom masks, attention weights, caches that are no DynamicCache, quantised or adapted projections, unknown
-configuration keys. Weights are used where they lie; replace them in place, or patch again.
+rows and index keys that the model was trained with), FP8 projections with power-of-two scales of 128 x 128 tiles. What it
+cannot do it refuses by name: training, gradients, padded batches, custom masks, attention weights, caches that are no
+DynamicCache, projections quantised otherwise or adapted, unknown configuration keys. Weights are used where they lie; replace them in place, or patch again.
 """
 
 import collections
@@ -45,6 +45,7 @@ _INDEXER = {
     "index_ape": "compressor.indexer.position_bias",
     "index_norm": "compressor.indexer.kv_norm.weight",
 }
+_PROJECTIONS = ("wq_a", "wq_b", "wkv", "wo_a", "wo_b", "index_wq_b")  # those that may be FP8
 _RATIOS = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
 
 
@@ -54,6 +55,20 @@ def _refuse(what):
 
 def _weight_names(ratio):
     return {**_WEIGHTS, **(_COMPRESSOR if ratio else {}), **(_INDEXER if ratio == 4 else {})}
+
+
+def _weights_of(module):
+    """A module's weights by their names in the op "layer"; scales of FP8 projections as the powers of two that they are."""
+    import torch
+
+    weights = {}
+    for name, path in _weight_names(_RATIOS[module.layer_type]).items():
+        weights[name] = module.get_parameter(path).detach()
+        if dtype_name(weights[name].dtype) == "e4m3":
+            scale = module.get_parameter(path + "_scale_inv").detach()
+            weights[name + "_scale"] = scale.to(torch.float8_e8m0fnu)
+    weights["attn_sink"] = weights["attn_sink"].float()  # a copy, unless it is f32 already
+    return weights
 
 
 class _Pages:
@@ -128,12 +143,9 @@ class _Patch:
             fields["max_entries"] = longest // ratio
         made = {}
         for layer in self.groups[group]:
-            module = self.modules[layer]
-            weights = {name: module.get_parameter(path).detach() for name, path in _weight_names(ratio).items()}
-            weights["attn_sink"] = weights["attn_sink"].float()  # a copy, unless it is f32 already
             made[layer] = Attention(
                 self.config,
-                weights,
+                _weights_of(self.modules[layer]),
                 layer,
                 numerics=self.numerics,
                 max_tokens=most,
@@ -268,6 +280,33 @@ def _forward(patched, layer, module, hidden_states, position_ids, past_key_value
     return out.view(batch, tokens, hidden), None
 
 
+def _check_weights(layer, module):
+    names = _weight_names(_RATIOS[module.layer_type])
+    parameters = dict(module.named_parameters())
+    fp8 = [path for path, weight in parameters.items() if dtype_name(weight.dtype) == "e4m3"]
+    expected = set(names.values()) | {path + "_scale_inv" for path in fp8}
+    different = sorted(expected ^ set(parameters))
+    if different:
+        _refuse(f"layer {layer} does not have the parameters of its kind (quantised or adapted?): {', '.join(different)}")
+    places = {str(weight.device) for weight in parameters.values()}
+    if len(places) != 1 or next(iter(places)).partition(":")[0] not in ("cpu", "cuda"):
+        _refuse(f"the weights of layer {layer} lie on {', '.join(sorted(places))}, expected one of cpu and cuda")
+    for name, path in names.items():
+        weight = parameters[path]
+        if path not in fp8:
+            if dtype_name(weight.dtype) not in ("f32", "bf16"):
+                _refuse(f"layer {layer}: {path} is {weight.dtype}, expected float32 or bfloat16")
+            continue
+        scale, owner = parameters[path + "_scale_inv"], module.get_submodule(path.rpartition(".")[0])
+        tiles = [-(-extent // 128) for extent in weight.shape]
+        if name not in _PROJECTIONS or list(scale.shape) != tiles:
+            _refuse(f"layer {layer}: {path} is FP8 with scales {list(scale.shape)}, expected one for each 128 x 128 tile: {tiles}")
+        if getattr(owner, "activation_scheme", "dynamic") != "dynamic" or getattr(owner, "bias", None) is not None:
+            _refuse(f"layer {layer}: {path} has static activation scales or a bias")
+        if dtype_name(scale.dtype) != "ue8m0" and bool((scale.float().log2() % 1 != 0).any()):
+            _refuse(f"layer {layer}: the scales of {path} are no powers of two")
+
+
 def _check_model(model, ignore_keys):
     """The DeepseekV4Model inside `model`, or a refusal that names what stands in the way."""
     base = getattr(model, "model", model)
@@ -286,17 +325,7 @@ def _check_model(model, ignore_keys):
         module = block.self_attn
         if type(module).__name__ != "DeepseekV4Attention" or module.layer_type not in _RATIOS:
             _refuse(f"layer {layer} has a {type(module).__name__} of type {getattr(module, 'layer_type', None)}")
-        expected = set(_weight_names(_RATIOS[module.layer_type]).values())
-        different = sorted(expected ^ {name for name, _ in module.named_parameters()})
-        if different:
-            _refuse(f"layer {layer} does not have the parameters of its kind (quantised or adapted?): {', '.join(different)}")
-        dtypes = {name: weight.dtype for name, weight in module.named_parameters()}
-        places = {str(weight.device) for weight in module.parameters()}
-        if len(places) != 1 or next(iter(places)).partition(":")[0] not in ("cpu", "cuda"):
-            _refuse(f"the weights of layer {layer} lie on {', '.join(sorted(places))}, expected one of cpu and cuda")
-        for name, dtype in dtypes.items():
-            if dtype_name(dtype) not in ("f32", "bf16"):
-                _refuse(f"layer {layer}: {name} is {dtype}, expected float32 or bfloat16")
+        _check_weights(layer, module)
     return base
 
 

@@ -129,6 +129,51 @@ def test_bf16_serves():
     assert model.generate(ids, max_new_tokens=4, do_sample=False).shape == (1, 154)
 
 
+def quantised(model, scale_fmt):
+    """The model's projections as transformers' FP8 modules, and a bf16 model of the same values."""
+    from transformers.integrations.finegrained_fp8 import FP8Linear
+
+    plain = tiny(dtype=torch.bfloat16)
+    for block, other in zip(model.model.layers, plain.model.layers):
+        holders = [(block.self_attn, other.self_attn, name) for name in ("q_a_proj", "q_b_proj", "kv_proj", "o_a_proj", "o_b_proj")]
+        if getattr(block.self_attn.compressor, "indexer", None) is not None:
+            holders.append((block.self_attn.compressor.indexer, other.self_attn.compressor.indexer, "q_b_proj"))
+        for holder, theirs, name in holders:
+            weight = getattr(holder, name).weight.detach().float()
+            rows, columns = weight.shape
+            made = FP8Linear(columns, rows, block_size=(128, 128), scale_fmt=scale_fmt).to(DEVICE)
+            scale = torch.empty(-(-rows // 128), -(-columns // 128), device=DEVICE)
+            for i in range(scale.shape[0]):
+                for j in range(scale.shape[1]):
+                    tile = weight[128 * i : 128 * i + 128, 128 * j : 128 * j + 128]
+                    scale[i, j] = 2.0 ** torch.ceil(torch.log2(tile.abs().max() / 448))
+                    made.weight.data[128 * i : 128 * i + 128, 128 * j : 128 * j + 128] = (tile / scale[i, j]).to(
+                        torch.float8_e4m3fn
+                    )
+            made.weight_scale_inv.data = scale.to(made.weight_scale_inv.dtype)
+            setattr(holder, name, made)
+            wide = scale.repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
+            getattr(theirs, name).weight.data = (made.weight.float() * wide).to(torch.bfloat16)  # exact
+    return plain
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale_fmt", ["float", "ue8m0"])
+def test_fp8_projections(scale_fmt):
+    """As close to the bf16 model of the same values as quantised activations allow; other scales are refused."""
+    model, ids = tiny(dtype=torch.bfloat16), prompt(1, 90)
+    plain = quantised(model, scale_fmt)
+    want = hf.patch(plain)(ids).logits.float()
+    got = hf.patch(model)(ids).logits.float()
+    error = ((got - want).norm() / want.norm()).item()
+    print(f"\nhf {DEVICE} fp8 with {scale_fmt} scales: relative L2 error {error:.2g} against bf16")
+    assert 0 < error < 0.3
+    if scale_fmt == "float":
+        model.model.layers[1].self_attn.kv_proj.weight_scale_inv.data[0, 0] *= 1.5
+        with pytest.raises(NotImplementedError, match="kv_proj.*powers of two"):
+            hf.patch(model)
+
+
 @torch.no_grad()
 def test_an_error_inside_leaves_the_cache_usable():
     model, ids = hf.patch(tiny()), prompt(1, 40)
