@@ -1,9 +1,11 @@
-// torch.ops.fathom.*: every op of the table through PyTorch's stable ABI, so that one binary serves all torch from 2.10 on.
+// torch.ops.fathom.*: every op of the table through PyTorch's stable ABI, so that one binary serves all torch from 2.10
+// on.
 //
-// Schemas are written from the op table when the library is loaded. Each op has two: NAME.out, implemented here, writes to
-// tensors that its schema declares as mutated and returns nothing; NAME makes the required outputs (fathom/torch_ops.py).
-// `problem` is a line of problem text; plans are kept for each text and device. A workspace comes from torch's allocator
-// for each call, on torch's stream, so calls may be captured into CUDA graphs and need no lock.
+// Schemas are written from the op table when the library is loaded. Each op has two: NAME.out, implemented here, writes
+// to tensors that its schema declares as mutated and returns nothing; NAME makes the required outputs
+// (fathom/torch_ops.py). `problem` is a line of problem text; plans are kept for each text and device. A workspace
+// comes from torch's allocator for each call, on torch's stream, so calls may be captured into CUDA graphs and need no
+// lock.
 #include <dlfcn.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
@@ -40,8 +42,8 @@ bool is_output(const fathom::ArgSpec& arg) {
   return arg.role == fathom::Role::out || arg.role == fathom::Role::optional_out;
 }
 
-/// The schemas of NAME.out and NAME, all by keyword: inputs and changed tensors, the problem, then outputs, or these returned.
-/// An op whose outputs are all optional has no second form.
+/// The schemas of NAME.out and NAME, all by keyword: inputs and changed tensors, the problem, then outputs, or these
+/// returned. An op whose outputs are all optional has no second form.
 std::pair<std::string, std::string> schemas(const fathom::OpSpec& op) {
   std::string inputs, outputs, returned;
   char alias = 'a';
@@ -71,9 +73,10 @@ void check(fathom_code code, const fathom_status& status) { require(code == FATH
 /// torch's number of an element type as ours; -1 for the others.
 int dtype_of(std::int32_t theirs) {
   static const std::map<std::int32_t, int> known = [] {
-    std::map<std::int32_t, int> found{{aoti_torch_dtype_float32(), FATHOM_F32}, {aoti_torch_dtype_bfloat16(), FATHOM_BF16},
-                                      {aoti_torch_dtype_float8_e4m3fn(), FATHOM_E4M3}, {aoti_torch_dtype_int32(), FATHOM_I32},
-                                      {aoti_torch_dtype_int64(), FATHOM_I64}, {aoti_torch_dtype_uint8(), FATHOM_U8}};
+    std::map<std::int32_t, int> found{
+        {aoti_torch_dtype_float32(), FATHOM_F32},        {aoti_torch_dtype_bfloat16(), FATHOM_BF16},
+        {aoti_torch_dtype_float8_e4m3fn(), FATHOM_E4M3}, {aoti_torch_dtype_int32(), FATHOM_I32},
+        {aoti_torch_dtype_int64(), FATHOM_I64},          {aoti_torch_dtype_uint8(), FATHOM_U8}};
     // torch 2.11 names it; looked up so that 2.10 can load this library.
     if (void* name = dlsym(RTLD_DEFAULT, "torch_dtype_float8_e8m0fnu")) {
       found[reinterpret_cast<std::int32_t (*)()>(name)()] = FATHOM_UE8M0;
@@ -126,7 +129,8 @@ struct Planned {
 };
 
 /// Plans live as long as the process: a captured graph may refer to one.
-Planned plan_of(const fathom::OpSpec& op, const std::string& problem, const std::string& force, const fathom_tensor& first) {
+Planned plan_of(const fathom::OpSpec& op, const std::string& problem, const std::string& force,
+                const fathom_tensor& first) {
   static std::mutex mutex;
   static std::map<std::string, Planned> plans;
   const std::string device = first.device == FATHOM_CUDA ? "cuda:" + std::to_string(first.device_index) : "cpu";
@@ -145,7 +149,8 @@ Planned plan_of(const fathom::OpSpec& op, const std::string& problem, const std:
   return plans.emplace(std::move(key), planned).first->second;
 }
 
-/// NAME.out for the op at `place` of the table. Inputs arrive in the schema's order: not outputs, problem, force, outputs.
+/// NAME.out for the op at `place` of the table. Inputs arrive in the schema's order: not outputs, problem, force,
+/// outputs.
 void run(std::size_t place, StableIValue* stack, std::uint64_t count) {
   using torch::stable::detail::to;
   const fathom::OpSpec& op = *fathom::op_table()[place];
@@ -182,16 +187,18 @@ void run(std::size_t place, StableIValue* stack, std::uint64_t count) {
 
   constexpr std::int64_t kUnit = FATHOM_WORKSPACE_ALIGNMENT;
   std::int64_t bytes = 0;
-  for (const std::int64_t part : {planned.size.scratch, planned.size.counters, planned.size.schedule}) bytes += (part + kUnit - 1) / kUnit * kUnit;
+  for (const std::int64_t part : {planned.size.scratch, planned.size.counters, planned.size.schedule})
+    bytes += (part + kUnit - 1) / kUnit * kUnit;
   Tensor room;
   fathom_workspace workspace{};
   fathom_status status;
   if (bytes > 0) {
     const std::int64_t size = bytes + kUnit, stride = 1;
     AtenTensorHandle handle = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &size, &stride, aoti_torch_dtype_uint8(),
-                                                    first.device == FATHOM_CUDA ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu(),
-                                                    first.device_index, &handle));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+        1, &size, &stride, aoti_torch_dtype_uint8(),
+        first.device == FATHOM_CUDA ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu(), first.device_index,
+        &handle));
     room = Tensor(handle);
     void* data = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(handle, &data));
@@ -199,7 +206,8 @@ void run(std::size_t place, StableIValue* stack, std::uint64_t count) {
     check(fathom_workspace_carve(reinterpret_cast<void*>(address), bytes, &planned.size, &workspace, &status), status);
     if (planned.size.counters > 0) check(fathom_workspace_init(planned.plan, &workspace, stream, &status), status);
   }
-  check(fathom_run(planned.plan, views.data(), static_cast<std::int32_t>(views.size()), &workspace, stream, &status), status);
+  check(fathom_run(planned.plan, views.data(), static_cast<std::int32_t>(views.size()), &workspace, stream, &status),
+        status);
 }
 
 template <std::size_t Place>
@@ -215,7 +223,8 @@ constexpr auto kRuns = runs_of(std::make_index_sequence<kMostOps>{});
 
 void implement(torch::stable::detail::StableLibrary& m) {
   const auto table = fathom::op_table();
-  for (std::size_t place = 0; place < table.size(); ++place) m.impl((std::string(table[place]->name) + ".out").c_str(), kRuns[place]);
+  for (std::size_t place = 0; place < table.size(); ++place)
+    m.impl((std::string(table[place]->name) + ".out").c_str(), kRuns[place]);
 }
 
 }  // namespace

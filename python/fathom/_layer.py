@@ -166,9 +166,7 @@ class Attention:
         if isinstance(checkpoint, collections.abc.Mapping) and not isinstance(checkpoint, Checkpoint):
             if world != 1:
                 raise ValueError("fathom.Attention: weights given as arrays are a whole layer; world is not 1")
-            found = problem_fields(
-                text_of("fathom_config_layer_problem", settings.pointer, layer, numerics.encode())
-            )
+            found = problem_fields(text_of("fathom_config_layer_problem", settings.pointer, layer, numerics.encode()))
             self._weights = _place_arrays(contract, checkpoint, self._args, found)
         else:
             if not isinstance(checkpoint, Checkpoint):
@@ -282,7 +280,9 @@ def _place_arrays(contract, arrays, args, fields):
     names = names[names.index("rope_table") + 1 : names.index("window")]
     unknown = set(arrays) - set(names)
     if unknown:
-        raise TypeError(f"fathom.Attention: there is no weight {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        raise TypeError(
+            f"fathom.Attention: there is no weight {', '.join(sorted(unknown))}; there are {', '.join(names)}"
+        )
     views = {name: view(array) for name, array in arrays.items() if array is not None}
     for name, weight in views.items():
         place = contract.places[name]

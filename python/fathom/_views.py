@@ -191,7 +191,9 @@ def _from_cuda(array):
     if about["typestr"][0] == ">":
         raise ValueError("fathom.view: a big-endian array")
     name = {("f", 4): "f32", ("i", 4): "i32", ("i", 8): "i64", ("u", 1): "u8"}.get((kind, item))
-    name = name or {("u", 2): "uint16", ("i", 2): "int16", ("f", 2): "float16", ("i", 1): "int8"}.get((kind, item), kind)
+    name = name or {("u", 2): "uint16", ("i", 2): "int16", ("f", 2): "float16", ("i", 1): "int8"}.get(
+        (kind, item), kind
+    )
     address, read_only = about["data"]
     strides = about.get("strides")
     index = getattr(getattr(array, "device", None), "id", 0)

@@ -44,7 +44,9 @@ def _slots(rows, block_table, block_size):
     table = table.expand(rows.shape[0], -1).long()
     blocks = torch.div(rows, block_size, rounding_mode="floor").long()
     inside = (rows >= 0) & (blocks < table.shape[1])
-    pages = table.gather(1, blocks.clamp(0, max(table.shape[1] - 1, 0))) if table.shape[1] else torch.full_like(blocks, -1)
+    pages = (
+        table.gather(1, blocks.clamp(0, max(table.shape[1] - 1, 0))) if table.shape[1] else torch.full_like(blocks, -1)
+    )
     return torch.where(inside & (pages >= 0), pages * block_size + rows % block_size, -1).int()
 
 

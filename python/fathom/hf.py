@@ -166,7 +166,9 @@ class _Patch:
                 _refuse("past_key_values was filled through another patch")
             return found
         if type(past_key_values).__name__ != "DynamicCache" or getattr(past_key_values, "offloading", False):
-            _refuse(f"past_key_values is a {type(past_key_values).__name__}, expected a DynamicCache without offloading")
+            _refuse(
+                f"past_key_values is a {type(past_key_values).__name__}, expected a DynamicCache without offloading"
+            )
         if past_key_values.get_seq_length() > 0:
             _refuse("past_key_values was filled by the model before it was patched")
         past_key_values._fathom_pages = found = self.new_pages()
@@ -287,7 +289,9 @@ def _check_weights(layer, module):
     expected = set(names.values()) | {path + "_scale_inv" for path in fp8}
     different = sorted(expected ^ set(parameters))
     if different:
-        _refuse(f"layer {layer} does not have the parameters of its kind (quantised or adapted?): {', '.join(different)}")
+        _refuse(
+            f"layer {layer} does not have the parameters of its kind (quantised or adapted?): {', '.join(different)}"
+        )
     places = {str(weight.device) for weight in parameters.values()}
     if len(places) != 1 or next(iter(places)).partition(":")[0] not in ("cpu", "cuda"):
         _refuse(f"the weights of layer {layer} lie on {', '.join(sorted(places))}, expected one of cpu and cuda")
@@ -300,7 +304,9 @@ def _check_weights(layer, module):
         scale, owner = parameters[path + "_scale_inv"], module.get_submodule(path.rpartition(".")[0])
         tiles = [-(-extent // 128) for extent in weight.shape]
         if name not in _PROJECTIONS or list(scale.shape) != tiles:
-            _refuse(f"layer {layer}: {path} is FP8 with scales {list(scale.shape)}, expected one for each 128 x 128 tile: {tiles}")
+            _refuse(
+                f"layer {layer}: {path} is FP8 with scales {list(scale.shape)}, expected one for each 128 x 128 tile: {tiles}"
+            )
         if getattr(owner, "activation_scheme", "dynamic") != "dynamic" or getattr(owner, "bias", None) is not None:
             _refuse(f"layer {layer}: {path} has static activation scales or a bias")
         if dtype_name(scale.dtype) != "ue8m0" and bool((scale.float().log2() % 1 != 0).any()):
@@ -317,7 +323,9 @@ def _check_model(model, ignore_keys):
     known = set(type(config)().to_dict())
     unknown = sorted(set(config.to_dict()) - known - set(ignore_keys))
     if unknown:
-        _refuse(f"config has {', '.join(unknown)}, unknown here; ignore_keys=(...) says that attention does not depend on them")
+        _refuse(
+            f"config has {', '.join(unknown)}, unknown here; ignore_keys=(...) says that attention does not depend on them"
+        )
     for name, expected in (("attention_bias", False), ("num_key_value_heads", 1)):
         if getattr(config, name) != expected:
             _refuse(f"config.{name} is {getattr(config, name)}, expected {expected}")

@@ -23,7 +23,9 @@ class Line:
     def __init__(self, row, place):
         def need(name, kind):
             if not isinstance(row.get(name), kind) or isinstance(row.get(name), bool):
-                raise ValueError(f"{place}: {name} is {row.get(name)!r}, expected {'a text' if kind is str else 'a number'}")
+                raise ValueError(
+                    f"{place}: {name} is {row.get(name)!r}, expected {'a text' if kind is str else 'a number'}"
+                )
             return row[name]
 
         self.op, self.case, self.device = (need(name, str) for name in ("op", "case", "device"))
@@ -114,7 +116,10 @@ class Plot:
         left, right, top, bottom = MARGIN
         width, height = SIZE
         self.parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(y_label)}">']
-        for ticks, place, text, vertical in ((self.x_ticks, self.x, x_text, True), (self.y_ticks, self.y, y_text, False)):
+        for ticks, place, text, vertical in (
+            (self.x_ticks, self.x, x_text, True),
+            (self.y_ticks, self.y, y_text, False),
+        ):
             for tick in ticks:
                 at = place(tick)
                 if vertical:
@@ -220,7 +225,9 @@ def bars(lines):
         if not any(line.peer for line in own) or all(line.peer for line in own):
             continue
         longest = max(line.high for line in own)
-        parts.append(f"<h3>{html.escape(op)} on {html.escape(device)}</h3><p><code>{html.escape(case)}</code></p><table>")
+        parts.append(
+            f"<h3>{html.escape(op)} on {html.escape(device)}</h3><p><code>{html.escape(case)}</code></p><table>"
+        )
         for line in sorted(own, key=lambda line: line.seconds):
             kind = "peer" if line.peer else "own"
             parts.append(
@@ -239,7 +246,11 @@ def latency(lines):
     for (device, op), own in _groups(with_context, lambda line: (line.device, line.op)).items():
         series = _groups(
             own,
-            lambda line: (line.who, line.context[0], tuple((k, v) for k, v in line.fields.items() if k != line.context[0])),
+            lambda line: (
+                line.who,
+                line.context[0],
+                tuple((k, v) for k, v in line.fields.items() if k != line.context[0]),
+            ),
         )
         series = {key: found for key, found in series.items() if len({line.context[1] for line in found}) > 1}
         if not series:
@@ -281,7 +292,18 @@ def table(lines):
             line.command,
         )
         rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
-    heads = ("op", "case", "device", "implementation", "median", "p10 to p90", "bytes", "operations", "share of roof", "command")
+    heads = (
+        "op",
+        "case",
+        "device",
+        "implementation",
+        "median",
+        "p10 to p90",
+        "bytes",
+        "operations",
+        "share of roof",
+        "command",
+    )
     return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(rows)}</table>"
 
 

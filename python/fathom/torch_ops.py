@@ -126,7 +126,9 @@ def _register(op_name, library, own_kernels):
 
 
 def _load():
-    path = pathlib.Path(os.environ.get("FATHOM_TORCH_LIBRARY") or pathlib.Path(_library.library().path).parent / "libfathom_torch.so")
+    path = pathlib.Path(
+        os.environ.get("FATHOM_TORCH_LIBRARY") or pathlib.Path(_library.library().path).parent / "libfathom_torch.so"
+    )
     if path.exists():
         torch.ops.load_library(str(path))
         return torch.library.Library("fathom", "FRAGMENT"), True

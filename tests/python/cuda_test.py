@@ -148,9 +148,7 @@ def test_a_bound_plan_in_a_graph():
         q.copy_(torch.randn(3, 5, 512, device=GPU))
         out.zero_()
         graph.replay()
-        want = fathom.attend(
-            q=q, window_cache=raw, window_indices=slots, window_rows="list", window_page_size=16
-        )
+        want = fathom.attend(q=q, window_cache=raw, window_indices=slots, window_rows="list", window_page_size=16)
         assert torch.equal(out, want) and out.abs().max() > 0
 
 
@@ -171,7 +169,9 @@ def test_the_layer_of_a_checkpoint(golden, layer, numerics):
     assert attention.plan.device == "cuda:0"
     wanted = {}
     if layer == 1:
-        wanted["topk_entries"] = torch.full((len(x), int(attention.fields["index_topk"])), -1, dtype=torch.int32, device=GPU)
+        wanted["topk_entries"] = torch.full(
+            (len(x), int(attention.fields["index_topk"])), -1, dtype=torch.int32, device=GPU
+        )
 
     def run(first, count, step, rows=None):
         picks = {name: table[first : first + count] for name, table in wanted.items()}

@@ -135,7 +135,10 @@ def quantised(model, scale_fmt):
 
     plain = tiny(dtype=torch.bfloat16)
     for block, other in zip(model.model.layers, plain.model.layers):
-        holders = [(block.self_attn, other.self_attn, name) for name in ("q_a_proj", "q_b_proj", "kv_proj", "o_a_proj", "o_b_proj")]
+        holders = [
+            (block.self_attn, other.self_attn, name)
+            for name in ("q_a_proj", "q_b_proj", "kv_proj", "o_a_proj", "o_b_proj")
+        ]
         if getattr(block.self_attn.compressor, "indexer", None) is not None:
             holders.append((block.self_attn.compressor.indexer, other.self_attn.compressor.indexer, "q_b_proj"))
         for holder, theirs, name in holders:
@@ -208,7 +211,9 @@ def test_refusals_name_what_cannot_be_done():
         refused("causal attention", ids, attention_mask=torch.zeros(2, 1, 12, 12, device=DEVICE))
         refused("position_ids", ids, position_ids=torch.arange(1, 13, device=DEVICE)[None])
         refused("output_attentions", ids, output_attentions=True)
-        refused("OtherCache", ids, past_key_values=type("OtherCache", (transformers.DynamicCache,), {})(config=model.config))
+        refused(
+            "OtherCache", ids, past_key_values=type("OtherCache", (transformers.DynamicCache,), {})(config=model.config)
+        )
         cache = transformers.DynamicCache(config=model.config)
         model(ids, past_key_values=cache)
         refused("3 rows", prompt(3, 1), past_key_values=cache)

@@ -278,8 +278,10 @@ def test_weights_as_arrays(golden, model, numerics):
         out = []
         for source in (checkpoint, arrays):
             attention = fathom.Attention(config, source, layer, numerics=numerics, max_positions=512)
-            x = np.random.default_rng(layer).standard_normal((140, attention.hidden_size)).astype(
-                np.float32 if numerics == "exact" else ml_dtypes.bfloat16
+            x = (
+                np.random.default_rng(layer)
+                .standard_normal((140, attention.hidden_size))
+                .astype(np.float32 if numerics == "exact" else ml_dtypes.bfloat16)
             )
             cache = fathom.Cache(attention, 1, 256)
             with cache.step([cache.add()], [140]) as step:

@@ -77,7 +77,9 @@ class Checker(html.parser.HTMLParser):
 
 
 def test_the_page_has_every_part(tmp_path):
-    contexts = [line(case=f"num_tokens=1 num_heads=64 context={n}", seconds={"median": n * 1e-9}) for n in (1024, 65536)]
+    contexts = [
+        line(case=f"num_tokens=1 num_heads=64 context={n}", seconds={"median": n * 1e-9}) for n in (1024, 65536)
+    ]
     rows = [line(), *contexts, line(op="linear", case="num_tokens=1 in_dim=512 out_dim=512", device="cpu"), peer()]
     text = report.page(report.read([file_of(tmp_path, *rows)]), "A <title>")
     found = Checker(text)

@@ -124,7 +124,9 @@ def test_wrong_calls_raise_the_librarys_sentence(device):
         torch.ops.fathom.attend(**given, problem="num_hats=1")
     with pytest.raises((RuntimeError, ValueError), match="extents|shape"):
         torch.ops.fathom.attend.out(
-            **{**given, "q": torch.zeros(1, 1, 1, 1, 1, device=device)}, problem=problem, out=torch.zeros(1, device=device)
+            **{**given, "q": torch.zeros(1, 1, 1, 1, 1, device=device)},
+            problem=problem,
+            out=torch.zeros(1, device=device),
         )
     with pytest.raises((RuntimeError, ValueError), match="int16|element type"):
         torch.ops.fathom.attend(**{**given, "window_indices": given["window_indices"].short()}, problem=problem)
