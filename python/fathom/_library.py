@@ -195,6 +195,12 @@ def library():
     return loaded
 
 
+def torch_library():
+    """Where libfathom_torch.so is expected; FATHOM_TORCH_LIBRARY names another place."""
+    named = os.environ.get("FATHOM_TORCH_LIBRARY")
+    return pathlib.Path(named) if named else pathlib.Path(library().path).parent / "libfathom_torch.so"
+
+
 def call(name, *arguments):
     """Calls a function that reports a status."""
     status = Status()

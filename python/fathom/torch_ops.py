@@ -14,8 +14,6 @@ this module does, through ctypes: the same schemas, slower calls. `compiled` say
 """
 
 import functools
-import os
-import pathlib
 
 import torch
 
@@ -126,9 +124,7 @@ def _register(op_name, library, own_kernels):
 
 
 def _load():
-    path = pathlib.Path(
-        os.environ.get("FATHOM_TORCH_LIBRARY") or pathlib.Path(_library.library().path).parent / "libfathom_torch.so"
-    )
+    path = _library.torch_library()
     if path.exists():
         torch.ops.load_library(str(path))
         return torch.library.Library("fathom", "FRAGMENT"), True

@@ -19,7 +19,7 @@ def on_gpu(array, dtype=None):
 
 def pages_on_gpu(pages):
     """FlashMLA's container with its page stride."""
-    stride, (count, size, _, width) = pages.strides[0], pages.shape
+    stride, (count, _, _, width) = pages.strides[0], pages.shape
     room = torch.zeros(count, stride, dtype=torch.uint8, device=GPU)
     result = room.as_strided(pages.shape, (stride, width, width, 1))
     result.copy_(torch.from_numpy(pages.copy()))
