@@ -263,6 +263,17 @@ class Plan:
                 raise_status(self._status)
             del alive
 
+    def arguments(self, views):
+        """All arguments as a ctypes array, from Views by keyword."""
+        args = (Tensor * self._count)()
+        for keyword, array in views.items():
+            self._place(args, keyword, array)
+        return args
+
+    def arguments_like(self, array):
+        """A copy of such an array, to put other addresses in."""
+        return type(array).from_buffer_copy(array)
+
     def bind(self, *, stream=None, **arrays):
         """A Call on these arrays and the stream of now. Every call reads and writes their memory: it must keep its place."""
         args = (Tensor * self._count)()
