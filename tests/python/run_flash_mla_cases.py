@@ -79,6 +79,13 @@ def rows_of(case):
     return (decode.b * case.s_q * (case.topk + (decode.extra_topk or 0))) if decode else case.s_q * case.topk
 
 
+def gigabytes_of(case):
+    """About what a case takes at its most: caches of lengths that vary, gathered rows in f32, and copies of both."""
+    decode = case.decode
+    pool = 2 * (decode.b * (case.s_kv + (decode.extra_s_k or 0))) if decode else case.s_kv
+    return (3 * 4 * rows_of(case) + 3 * 2 * pool) * case.d_qk / 1e9
+
+
 def run_case(module, kind, case):
     if kind == "decode":
         return module.test_flash_mla(case).is_correct
@@ -114,7 +121,7 @@ def main():
     about.add_argument("--sample", type=int, default=0)
     about.add_argument("--sample-seed", type=int, default=1)
     about.add_argument("--most-rows", type=int, default=0, help="leave out cases whose reference gathers more rows")
-    about.add_argument("--least-rows", type=int, default=0, help="leave out cases whose reference gathers fewer rows")
+    about.add_argument("--most-gb", type=float, default=1e9, help="leave out cases that take more memory")
     about.add_argument("--seconds", type=float, default=1e9)
     about.add_argument("--done", type=pathlib.Path)
     given = about.parse_args()
@@ -124,7 +131,7 @@ def main():
     numbers = [
         number
         for number, case in enumerate(cases)
-        if number not in done and rows_of(case) >= given.least_rows
+        if number not in done and gigabytes_of(case) <= given.most_gb
         if not given.most_rows or rows_of(case) <= given.most_rows
     ]
     random.Random(given.sample_seed).shuffle(numbers)  # each worker gets cases of every size
