@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -26,6 +27,7 @@ struct Target {
   const char* name;
   void (*run)(Input input);
 };
+inline void PrintTo(const Target& target, std::ostream* out) { *out << target.name; }
 inline constexpr Target kTargets[] = {{"safetensors", safetensors}, {"config", config},           {"problem_text", problem_text},
                                       {"pool", pool},               {"page_tables", page_tables}, {"c_abi", c_abi}};
 
