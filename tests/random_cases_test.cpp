@@ -71,6 +71,11 @@ std::vector<Draw> draws() {
       {"output", 300, {kTokens, {"hidden_size", {"1", "33", "64"}}, {"num_heads", {"1", "2", "4", "6"}}, {"head_dim", {"4", "16", "64"}},
                        {"rope_dim", {"2", "4"}}, {"output_groups", {"1", "2"}}, {"output_rank", {"1", "8", "64"}}, kNumerics,
                        {"wo_a_dtype", {"f32", "bf16", "e4m3"}}, {"wo_b_dtype", {"f32", "bf16", "e4m3"}}, kFloat, kHoles, kStrided}},
+  };
+}
+
+std::vector<Draw> layers() {
+  return {
       {"layer", 150, {{"num_tokens", {"1", "4", "9"}}, kSeqs, {"hidden_size", {"17", "40"}}, {"num_heads", {"1", "2", "4"}}, {"head_dim", {"16", "64"}},
                       {"rope_dim", {"4", "16"}}, {"q_rank", {"8", "24"}}, {"output_groups", {"1", "2"}}, {"output_rank", {"8"}}, {"window", {"1", "5", "16"}},
                       {"compress_ratio", {"0", "4", "4", "128"}}, {"index_heads", {"1", "3"}}, {"index_dim", {"32"}}, {"index_topk", {"1", "3", "64"}},
@@ -131,7 +136,9 @@ std::vector<Draw> hostile_values() {
 // No token, one token, nothing to see, and very many of them.
 std::vector<Draw> empty_and_large() {
   std::vector<Draw> sizes;
-  for (const Draw& draw : draws()) {
+  std::vector<Draw> all = draws();
+  all.push_back(layers().front());
+  for (const Draw& draw : all) {
     Draw empty = draw;
     empty.count = 10;
     for (Choice& choice : empty.choices) {
@@ -176,12 +183,14 @@ void check_draw(const Draw& draw) {
 }
 
 class RandomCases : public testing::TestWithParam<Draw> {};
+class RandomLayers : public RandomCases {};
 class HostileIndices : public RandomCases {};
 class HostileTables : public RandomCases {};
 class HostileValues : public RandomCases {};
 class EmptyAndLarge : public RandomCases {};
 
 TEST_P(RandomCases, AgreeWithTheDefinition) { check_draw(GetParam()); }
+TEST_P(RandomLayers, AgreeWithTheDefinition) { check_draw(GetParam()); }
 TEST_P(HostileIndices, AgreeWithTheDefinition) { check_draw(GetParam()); }
 TEST_P(HostileTables, AgreeWithTheDefinition) { check_draw(GetParam()); }
 TEST_P(HostileValues, AgreeWithTheDefinition) { check_draw(GetParam()); }
@@ -189,6 +198,7 @@ TEST_P(EmptyAndLarge, AgreeWithTheDefinition) { check_draw(GetParam()); }
 
 std::string name_of_draw(const testing::TestParamInfo<Draw>& tested) { return std::string(tested.param.op) + "_" + std::to_string(tested.index); }
 INSTANTIATE_TEST_SUITE_P(All, RandomCases, testing::ValuesIn(draws()), name_of_draw);
+INSTANTIATE_TEST_SUITE_P(All, RandomLayers, testing::ValuesIn(layers()), name_of_draw);
 INSTANTIATE_TEST_SUITE_P(All, HostileIndices, testing::ValuesIn(hostile_indices()), name_of_draw);
 INSTANTIATE_TEST_SUITE_P(All, HostileTables, testing::ValuesIn(hostile_tables()), name_of_draw);
 INSTANTIATE_TEST_SUITE_P(All, HostileValues, testing::ValuesIn(hostile_values()), name_of_draw);

@@ -197,7 +197,7 @@ void workspaces(Reader& reader) {
   alignas(256) static std::byte block[4096];
   const fathom_workspace_size size{reader.number(), reader.number(), reader.number()};
   const std::uint8_t skip = reader.byte();
-  const std::int64_t bytes = std::min<std::int64_t>(reader.number() * 16, 4096 - skip);
+  const std::int64_t bytes = std::clamp<std::int64_t>(reader.number(), -4096, 256) * 16 - skip;
   fathom_workspace workspace{};
   if (fathom_workspace_carve(skip == 255 ? nullptr : block + skip, bytes, &size, &workspace, nullptr) != FATHOM_OK) return;
   for (const fathom_buffer& part : {workspace.scratch, workspace.counters, workspace.schedule}) {
