@@ -40,7 +40,7 @@ fathom_device* device() {
 /// One op with right arguments, made once.
 struct Op {
   harness::OpCase built;
-  fathom_plan* plan = nullptr;
+  std::unique_ptr<fathom_plan, decltype(&fathom_plan_destroy)> plan{nullptr, &fathom_plan_destroy};
   std::vector<harness::GuardedBlock> outputs;  ///< of each argument that is written
   std::vector<fathom_tensor> args;
   harness::GuardedBlock memory;
@@ -56,7 +56,9 @@ Op make_op(int number) {
   require(built.ok(), std::string(kOps[number]) + ": " + built.status().text());
   op.built = std::move(built).value();
   const std::string text = fathom::problem_text(*op.built.op->problem, op.built.problem.data());
-  require(fathom_plan_create(kOps[number], text.c_str(), device(), nullptr, &op.plan, nullptr) == FATHOM_OK, "no plan");
+  fathom_plan* plan = nullptr;
+  require(fathom_plan_create(kOps[number], text.c_str(), device(), nullptr, &plan, nullptr) == FATHOM_OK, "no plan");
+  op.plan.reset(plan);
   op.outputs.resize(op.built.args.size());
   for (std::size_t i = 0; i < op.built.args.size(); ++i) {
     const harness::Argument& argument = op.built.args[i];
@@ -69,10 +71,10 @@ Op make_op(int number) {
     op.args.push_back(std::bit_cast<fathom_tensor>(view));
   }
   fathom_workspace_size size{};
-  fathom_plan_workspace_size(op.plan, &size, nullptr);
+  fathom_plan_workspace_size(plan, &size, nullptr);
   op.memory = harness::GuardedBlock(size.scratch + size.counters + size.schedule + 1024);
   fathom_workspace_carve(op.memory.data(), op.memory.size(), &size, &op.workspace, nullptr);
-  fathom_workspace_init(op.plan, &op.workspace, nullptr, nullptr);
+  fathom_workspace_init(plan, &op.workspace, nullptr, nullptr);
   return op;
 }
 
@@ -139,7 +141,7 @@ void run_spoilt(Reader& reader) {
   std::vector<std::uint64_t> before;
   for (const harness::GuardedBlock& block : op.outputs) before.push_back(block.data() == nullptr ? 0 : block.checksum());
   fathom_status status{};
-  const fathom_code code = fathom_run(op.plan, args.data(), count, &workspace, nullptr, &status);
+  const fathom_code code = fathom_run(op.plan.get(), args.data(), count, &workspace, nullptr, &status);
   require(status.code == code, "the code returned is not the status's");
   for (std::size_t i = 0; i < op.outputs.size(); ++i) {
     const harness::GuardedBlock& block = op.outputs[i];
