@@ -1,5 +1,5 @@
-// BadArguments: every argument of every op, spoilt in every way there is. Each call is refused by one sentence that names the op
-// and the argument, and nothing is written.
+// BadArguments: every argument of every op, spoilt in every way there is. Each call is refused by one sentence that
+// names the op and the argument, and nothing is written.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -24,34 +24,42 @@ struct Spoil {
 const std::vector<Spoil>& spoils() {
   static const std::vector<Spoil> kSpoils = {
       {"missing", [](TensorView& view, const ArgSpec& spec) { return view = {}, !is_optional(spec.role); }},
-      {"another dtype", [](TensorView& view, const ArgSpec& spec) {
+      {"another dtype",
+       [](TensorView& view, const ArgSpec& spec) {
          view.dtype = std::string(spec.dtypes).find("i32") == std::string::npos ? DType::i32 : DType::i64;
          return true;
        }},
       {"no dtype", [](TensorView& view, const ArgSpec&) { return view.dtype = static_cast<DType>(99), true; }},
       {"on a GPU", [](TensorView& view, const ArgSpec&) { return view.device = DeviceKind::cuda, true; }},
       {"on another device", [](TensorView& view, const ArgSpec&) { return view.device_index = 3, true; }},
-      {"a rank more", [](TensorView& view, const ArgSpec&) {
+      {"a rank more",
+       [](TensorView& view, const ArgSpec&) {
          if (view.rank == TensorView::kMaxRank) return false;
          view.shape[view.rank] = view.strides[view.rank] = 1;
          return ++view.rank, true;
        }},
-      {"a rank less", [](TensorView& view, const ArgSpec& spec) {  // a rank of 0 is absence
+      {"a rank less",
+       [](TensorView& view, const ArgSpec& spec) {  // a rank of 0 is absence
          return --view.rank > 0 || !is_optional(spec.role);
        }},
       {"a rank of 9", [](TensorView& view, const ArgSpec&) { return view.rank = 9, true; }},
       {"a rank below 0", [](TensorView& view, const ArgSpec&) { return view.rank = -1, true; }},
       {"a first extent below 0", [](TensorView& view, const ArgSpec&) { return view.shape[0] = -1, true; }},
-      {"a huge last extent", [](TensorView& view, const ArgSpec&) { return view.shape[view.rank - 1] = std::int64_t{1} << 60, true; }},
+      {"a huge last extent",
+       [](TensorView& view, const ArgSpec&) { return view.shape[view.rank - 1] = std::int64_t{1} << 60, true; }},
       {"a stride below 0", [](TensorView& view, const ArgSpec&) { return view.strides[0] = -1, view.shape[0] > 0; }},
-      {"a stride that overflows", [](TensorView& view, const ArgSpec&) { return view.strides[0] = INT64_MAX / 2, view.shape[0] > 1; }},
-      {"a last stride of 2", [](TensorView& view, const ArgSpec&) { return view.strides[view.rank - 1] = 2, view.shape[view.rank - 1] > 1; }},
-      {"rows on each other", [](TensorView& view, const ArgSpec& spec) {
+      {"a stride that overflows",
+       [](TensorView& view, const ArgSpec&) { return view.strides[0] = INT64_MAX / 2, view.shape[0] > 1; }},
+      {"a last stride of 2",
+       [](TensorView& view, const ArgSpec&) { return view.strides[view.rank - 1] = 2, view.shape[view.rank - 1] > 1; }},
+      {"rows on each other",
+       [](TensorView& view, const ArgSpec& spec) {
          if (!is_written(spec.role) || view.rank < 2 || view.shape[0] < 2) return false;
          return view.strides[0] = 0, true;
        }},
       {"no data", [](TensorView& view, const ArgSpec&) { return view.data = nullptr, view.numel() > 0; }},
-      {"askew", [](TensorView& view, const ArgSpec&) {
+      {"askew",
+       [](TensorView& view, const ArgSpec&) {
          if (bits_of(view.dtype) < 16) return false;
          view.data = static_cast<std::byte*>(view.data) + 1;
          return true;
@@ -95,11 +103,13 @@ TEST_P(BadArguments, AreRefusedByNameAndNothingIsWritten) {
         if (!spoil.change(views[i], built->op->args[i])) continue;
         const Status status = run_op(plan.value(), views, workspace->get());
         const std::string shown = op + " \"" + text + "\": " + built->op->args[i].name + " with " + spoil.what;
-        EXPECT_EQ(status.code(), StatusCode::invalid_argument) << shown << ": " << name_of(status.code()) << " " << status.text();
+        EXPECT_EQ(status.code(), StatusCode::invalid_argument)
+            << shown << ": " << name_of(status.code()) << " " << status.text();
         EXPECT_TRUE(std::string(status.text()).starts_with(op + ": ")) << shown << ": " << status.text();
         // A shared extent may be found wanting at the next argument that has it; anything else names the culprit.
         const bool shared = std::string(spoil.what).find("extent") != std::string::npos;
-        EXPECT_TRUE(shared || std::string(status.text()).find(built->op->args[i].name) != std::string::npos) << shown << ": " << status.text();
+        EXPECT_TRUE(shared || std::string(status.text()).find(built->op->args[i].name) != std::string::npos)
+            << shown << ": " << status.text();
         ++refused;
       }
     }
@@ -128,7 +138,8 @@ TEST_P(BadArguments, ProblemsOutOfBoundsAreRefusedByField) {
   for (const ProblemField& field : built->op->problem->fields) {
     std::vector<std::byte> problem = built->problem;
     if (field.kind == FieldKind::integer || field.kind == FieldKind::capacity) {
-      for (const std::int64_t value : {field.least - 1, field.most + 1, std::int64_t{INT32_MIN}, std::int64_t{INT32_MAX}}) {
+      for (const std::int64_t value :
+           {field.least - 1, field.most + 1, std::int64_t{INT32_MIN}, std::int64_t{INT32_MAX}}) {
         if (value >= field.least && value <= field.most) continue;
         const auto number = static_cast<std::int32_t>(value);
         if (number != value) continue;
@@ -151,7 +162,8 @@ TEST_P(BadArguments, ProblemsOutOfBoundsAreRefusedByField) {
   test::count_cases(refused);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, BadArguments, testing::ValuesIn(op_names()), [](const auto& tested) { return std::string(tested.param.name); });
+INSTANTIATE_TEST_SUITE_P(All, BadArguments, testing::ValuesIn(op_names()),
+                         [](const auto& tested) { return std::string(tested.param.name); });
 
 }  // namespace
 }  // namespace fathom

@@ -1,8 +1,8 @@
-// GuardPages: every argument of a case ends at a page that nobody may touch, then begins behind one. A read or write one byte
-// past either end kills the process, whatever the value read is used for.
+// GuardPages: every argument of a case ends at a page that nobody may touch, then begins behind one. A read or write
+// one byte past either end kills the process, whatever the value read is used for.
+#include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include <gtest/gtest.h>
 
 #include <cstring>
 #include <vector>
@@ -30,7 +30,8 @@ class WalledCopy {
     data_ = pages_ + page + (side == Side::end ? inner - bytes.size() : 0);
     if (!bytes.empty()) std::memcpy(data_, bytes.data(), bytes.size());
   }
-  WalledCopy(WalledCopy&& other) noexcept : pages_(std::exchange(other.pages_, nullptr)), data_(other.data_), size_(other.size_) {}
+  WalledCopy(WalledCopy&& other) noexcept
+      : pages_(std::exchange(other.pages_, nullptr)), data_(other.data_), size_(other.size_) {}
   WalledCopy& operator=(WalledCopy&&) = delete;
   ~WalledCopy() {
     if (pages_ != nullptr) ::munmap(pages_, size_);
@@ -75,7 +76,8 @@ TEST_P(GuardPages, NothingPastAnArgumentIsTouched) {
         if (views[i].is_absent()) continue;
         const Role role = built->op->args[i].role;
         // A cache may be bytes of any stride; other arguments reach as far as their last element.
-        const harness::GuardedBlock& block = is_written(role) && !harness::is_inout(role) ? plain.blocks[i] : built->args[i].block;
+        const harness::GuardedBlock& block =
+            is_written(role) && !harness::is_inout(role) ? plain.blocks[i] : built->args[i].block;
         copies.emplace_back(block.bytes(), side);
         views[i].data = copies.back().data();
       }
@@ -97,7 +99,8 @@ TEST_P(GuardPages, NothingPastAnArgumentIsTouched) {
           equal = equal && std::memcmp(row, static_cast<const std::byte*>(views[i].data) + (row - first),
                                        static_cast<std::size_t>(bytes_of(views[i].dtype, count))) == 0;
         });
-        EXPECT_TRUE(equal) << GetParam().name << " \"" << text << "\": " << built->op->args[i].name << " depends on where it lies";
+        EXPECT_TRUE(equal) << GetParam().name << " \"" << text << "\": " << built->op->args[i].name
+                           << " depends on where it lies";
       }
       ++runs;
     }
@@ -106,7 +109,8 @@ TEST_P(GuardPages, NothingPastAnArgumentIsTouched) {
   test::count_cases(runs);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GuardPages, testing::ValuesIn(op_names()), [](const auto& tested) { return std::string(tested.param.name); });
+INSTANTIATE_TEST_SUITE_P(All, GuardPages, testing::ValuesIn(op_names()),
+                         [](const auto& tested) { return std::string(tested.param.name); });
 
 TEST(GuardPagesDeathTest, AByteTooManyKills) {
   const std::vector<std::byte> bytes(100);

@@ -1,5 +1,5 @@
-// InstructionSets: every instruction set that this machine has, forced upon the CPU kernels one after the other, beside the
-// definitions.
+// InstructionSets: every instruction set that this machine has, forced upon the CPU kernels one after the other, beside
+// the definitions.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -85,9 +85,8 @@ TEST_P(InstructionSets, AgreesWithTheDefinition) {
   test::count_cases(agreeing);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, InstructionSets, testing::ValuesIn(all_pairs()), [](const auto& tested) {
-  return tested.param.op + "_" + tested.param.target;
-});
+INSTANTIATE_TEST_SUITE_P(All, InstructionSets, testing::ValuesIn(all_pairs()),
+                         [](const auto& tested) { return tested.param.op + "_" + tested.param.target; });
 
 }  // namespace
 }  // namespace fathom::harness

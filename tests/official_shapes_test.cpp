@@ -1,5 +1,5 @@
-// OfficialShapes: the released models' own sizes, whole and cut for 2 to 16 ranks, at contexts up to a million tokens, beside the
-// definitions; and every layer of both models planned for every number of ranks.
+// OfficialShapes: the released models' own sizes, whole and cut for 2 to 16 ranks, at contexts up to a million tokens,
+// beside the definitions; and every layer of both models planned for every number of ranks.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -41,7 +41,8 @@ const Shape kShapes[] = {
     {"compress", "num_tokens=1 hidden_size=1024 ratio=128 overlap=0 state_page_size=8 page_size=2 context=131071"},
     // project and output as eight and sixteen ranks have them.
     {"project", "num_tokens=1 hidden_size=4096 num_heads=8 q_rank=1024 weight_dtype=e4m3 context=100000"},
-    {"output", "num_tokens=1 hidden_size=4096 num_heads=8 output_groups=1 output_rank=1024 weight_dtype=e4m3 context=100000"},
+    {"output",
+     "num_tokens=1 hidden_size=4096 num_heads=8 output_groups=1 output_rank=1024 weight_dtype=e4m3 context=100000"},
     {"output", "num_tokens=1 hidden_size=7168 num_heads=8 output_groups=1 output_rank=1024 weight_dtype=e4m3"},
     {"linear", "num_tokens=1 in_dim=4096 out_dim=1024 weight_dtype=e4m3 activation_quant=e4m3_128"},
     {"linear", "num_tokens=1 in_dim=7168 out_dim=512 weight_dtype=e4m3 activation_quant=e4m3_128"},

@@ -1,8 +1,8 @@
-// SharedPlans: one plan for all. Eight threads run it at once, each in a workspace of its own; plans are made and dropped
-// meanwhile; a child process goes on with its parent's plan.
+// SharedPlans: one plan for all. Eight threads run it at once, each in a workspace of its own; plans are made and
+// dropped meanwhile; a child process goes on with its parent's plan.
+#include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <gtest/gtest.h>
 
 #include <atomic>
 #include <thread>
@@ -50,7 +50,8 @@ TEST_P(SharedPlans, EightThreadsGetTheBitsOfOne) {
           for (int r = 0; r < kRuns; ++r) {
             // Every other thread takes a plan of its own, so that plans come and go beside the shared one.
             const auto own = plan_problem(*built->op, built->problem.data(), device);
-            const harness::WatchedRun run = harness::run_case(built.value(), i % 2 == 0 ? plan.value() : own.value(), harness::kPoisons[r % 2]);
+            const harness::WatchedRun run =
+                harness::run_case(built.value(), i % 2 == 0 ? plan.value() : own.value(), harness::kPoisons[r % 2]);
             if (!run.ok() || harness::first_difference(built.value(), alone, run) != nullptr) ++wrong;
           }
         });
@@ -84,7 +85,8 @@ TEST_P(SharedPlans, AChildProcessGoesOn) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "the child ended with " << status;
 }
 
-INSTANTIATE_TEST_SUITE_P(All, SharedPlans, testing::ValuesIn(op_names()), [](const auto& tested) { return std::string(tested.param.name); });
+INSTANTIATE_TEST_SUITE_P(All, SharedPlans, testing::ValuesIn(op_names()),
+                         [](const auto& tested) { return std::string(tested.param.name); });
 
 }  // namespace
 }  // namespace fathom

@@ -22,7 +22,8 @@ struct Determinism {
   const char* op;
   const char* implementation;
   DeviceKind device;
-  Word repeatability;     ///< the same call again, on the same machine and build, gives the same bits; on CPUs with any number of threads
+  Word repeatability;     ///< the same call again, on the same machine and build, gives the same bits; on CPUs with any
+                          ///< number of threads
   Word batch_invariance;  ///< a token's bits do not depend on the other tokens of its step, their number or their order
 };
 

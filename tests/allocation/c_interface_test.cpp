@@ -1,5 +1,5 @@
-// AllocationFailure, the C interface: the same scenario a C program runs, from device to committed step, with every one of
-// its allocations failing once. On failure no output pointer is set.
+// AllocationFailure, the C interface: the same scenario a C program runs, from device to committed step, with every one
+// of its allocations failing once. On failure no output pointer is set.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -48,16 +48,17 @@ struct Program {
 
   Status run(int layer) {
     int64_t size = 0;
-    const bool ok = made(fathom_device_create("cpu", 2, &device, &status), device) &&
-                    fathom_device_json(device, text, sizeof(text), &size, &status) == FATHOM_OK &&
-                    made(fathom_config_read(kConfig, &config, &status), config) &&
-                    fathom_config_layer_problem(config, layer, "served", text, sizeof(text), &size, &status) == FATHOM_OK &&
-                    made(fathom_checkpoint_open(kFolder, &checkpoint, &status), checkpoint) &&
-                    made(fathom_weights_load(checkpoint, config, layer, 0, 1, &weights, &status), weights) &&
-                    fathom_weights_problem(weights, "served", text, sizeof(text), &size, &status) == FATHOM_OK &&
-                    fathom_candidates_json("layer", text, device, nullptr, 0, &size, &status) == FATHOM_OK &&
-                    made(fathom_plan_create("layer", text, device, nullptr, &plan, &status), plan) &&
-                    fathom_weights_place(weights, args, kCount, &status) == FATHOM_OK && use_pool();
+    const bool ok =
+        made(fathom_device_create("cpu", 2, &device, &status), device) &&
+        fathom_device_json(device, text, sizeof(text), &size, &status) == FATHOM_OK &&
+        made(fathom_config_read(kConfig, &config, &status), config) &&
+        fathom_config_layer_problem(config, layer, "served", text, sizeof(text), &size, &status) == FATHOM_OK &&
+        made(fathom_checkpoint_open(kFolder, &checkpoint, &status), checkpoint) &&
+        made(fathom_weights_load(checkpoint, config, layer, 0, 1, &weights, &status), weights) &&
+        fathom_weights_problem(weights, "served", text, sizeof(text), &size, &status) == FATHOM_OK &&
+        fathom_candidates_json("layer", text, device, nullptr, 0, &size, &status) == FATHOM_OK &&
+        made(fathom_plan_create("layer", text, device, nullptr, &plan, &status), plan) &&
+        fathom_weights_place(weights, args, kCount, &status) == FATHOM_OK && use_pool();
     return ok ? Status() : as_status();
   }
 
@@ -70,7 +71,8 @@ struct Program {
            made(fathom_pool_create(text, &options, device, &pool, &status), pool) &&
            fathom_pool_add_sequence(pool, &sequence, &status) == FATHOM_OK &&
            fathom_pool_begin_step(pool, &sequence, &count, 1, args, kCount, &status) == FATHOM_OK &&
-           fathom_pool_commit(pool, &status) == FATHOM_OK && fathom_pool_place_caches(pool, 0, args, kCount, &status) == FATHOM_OK &&
+           fathom_pool_commit(pool, &status) == FATHOM_OK &&
+           fathom_pool_place_caches(pool, 0, args, kCount, &status) == FATHOM_OK &&
            fathom_pool_fork(pool, sequence, 8, &forked, &status) == FATHOM_OK &&
            fathom_pool_snapshot(pool, sequence, nullptr, 0, &size, &status) == FATHOM_OK &&
            fathom_pool_remove_sequence(pool, forked, &status) == FATHOM_OK;
@@ -81,12 +83,17 @@ TEST(AllocationFailure, OfAWholeCProgram) {
   std::int64_t failed = 0;
   for (const int layer : {0, 1, 2}) {
     bool pointer_set = false;
-    failed += fail_every("layer " + std::to_string(layer), [&] {
-      Program program;
-      const Status status = program.run(layer);
-      pointer_set = program.pointer_set;
-      return status;
-    }, [&](std::int64_t n) { EXPECT_FALSE(pointer_set) << "allocation " << n << " failed and an object was handed out"; });
+    failed += fail_every(
+        "layer " + std::to_string(layer),
+        [&] {
+          Program program;
+          const Status status = program.run(layer);
+          pointer_set = program.pointer_set;
+          return status;
+        },
+        [&](std::int64_t n) {
+          EXPECT_FALSE(pointer_set) << "allocation " << n << " failed and an object was handed out";
+        });
   }
   EXPECT_GT(failed, 300);
   count_cases(failed);

@@ -1,5 +1,5 @@
-// operator new that fails when told to: the n-th allocation of a scenario, for every n. test_allocation alone has it, in
-// failing_new_test.cpp.
+// operator new that fails when told to: the n-th allocation of a scenario, for every n. test_allocation alone has it,
+// in failing_new_test.cpp.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -25,9 +25,9 @@ extern Allocations allocations;
 /// One call with its n-th allocation failing.
 struct Attempt {
   Status status;
-  bool failed_one = false;   ///< there was an n-th allocation
-  bool nothrow = false;      ///< whoever made it does without it (std::stable_sort's buffer)
-  std::int64_t leaked = 0;   ///< allocations that the call left behind
+  bool failed_one = false;  ///< there was an n-th allocation
+  bool nothrow = false;     ///< whoever made it does without it (std::stable_sort's buffer)
+  std::int64_t leaked = 0;  ///< allocations that the call left behind
 };
 template <class Call>
 Attempt attempt(std::int64_t n, Call&& call) {
@@ -42,8 +42,8 @@ Attempt attempt(std::int64_t n, Call&& call) {
   return made;
 }
 
-/// Fails the 1st, 2nd, ... allocation of `call` until it has no further one; `check(n)` runs after every failed attempt.
-/// The call must free all it makes. Returns how many allocations were failed.
+/// Fails the 1st, 2nd, ... allocation of `call` until it has no further one; `check(n)` runs after every failed
+/// attempt. The call must free all it makes. Returns how many allocations were failed.
 template <class Call, class Check>
 std::int64_t fail_every(const std::string& what, Call&& call, Check&& check) {
   // Tables that are built on first use are no leaks of the calls that come later.
@@ -52,14 +52,16 @@ std::int64_t fail_every(const std::string& what, Call&& call, Check&& check) {
   if (!warm.ok()) return 0;
   for (std::int64_t n = 1;; ++n) {
     const Attempt made = attempt(n, call);
-    EXPECT_EQ(made.leaked, 0) << what << ": allocation " << n << " failed and " << made.leaked << " others were left behind";
+    EXPECT_EQ(made.leaked, 0) << what << ": allocation " << n << " failed and " << made.leaked
+                              << " others were left behind";
     if (!made.failed_one) {
       EXPECT_TRUE(made.status.ok()) << what << ": " << made.status.text();
       return n - 1;
     }
     if (made.nothrow && made.status.ok()) continue;
     EXPECT_EQ(made.status.code(), StatusCode::resource_exhausted)
-        << what << ": allocation " << n << " failed, the status is " << name_of(made.status.code()) << " \"" << made.status.text() << "\"";
+        << what << ": allocation " << n << " failed, the status is " << name_of(made.status.code()) << " \""
+        << made.status.text() << "\"";
     EXPECT_STRNE(made.status.text(), "") << what;
     check(n);
     if (testing::Test::HasFailure()) return n;  // the first one says enough

@@ -15,7 +15,8 @@ namespace {
 void* allocate(std::size_t bytes, std::size_t alignment) {
   if (allocations.left.load(std::memory_order_relaxed) >= 0 && allocations.left.fetch_sub(1) == 0) return nullptr;
   const std::size_t size = bytes == 0 ? 1 : bytes;
-  void* memory = alignment == 0 ? std::malloc(size) : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+  void* memory = alignment == 0 ? std::malloc(size)
+                                : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
   if (memory == nullptr) return nullptr;
   ++allocations.live;
   ++allocations.count;

@@ -1,5 +1,5 @@
-// AllocationFailure, the C++ interface: whatever allocation fails, a status comes back, nothing leaks, nothing changed, and
-// the objects go on as if the call had not been made.
+// AllocationFailure, the C++ interface: whatever allocation fails, a status comes back, nothing leaks, nothing changed,
+// and the objects go on as if the call had not been made.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -124,7 +124,8 @@ class PoolAllocation : public testing::TestWithParam<int> {};
 TEST_P(PoolAllocation, FailsWithoutATrace) {
   TinyLayer tiny(GetParam(), Numerics::served);
   const PagePoolOptions options = pool_options_for(tiny.problem, 8, 256, 4).value();
-  std::int64_t failed = fail_every("pool_options_for", [&] { return pool_options_for(tiny.problem, 8, 256, 4).status(); });
+  std::int64_t failed =
+      fail_every("pool_options_for", [&] { return pool_options_for(tiny.problem, 8, 256, 4).status(); });
   failed += fail_every("create", [&] { return PagePool::create(tiny.problem, options, cpu()).status(); });
 
   PagePool pool = PagePool::create(tiny.problem, options, cpu()).value();
@@ -137,25 +138,32 @@ TEST_P(PoolAllocation, FailsWithoutATrace) {
   const int forked = pool.fork(first, 36).value();
   const std::vector<std::byte> kept = pool.snapshot(first).value();
   const PoolState before(pool);
-  const auto unchanged = [&](std::int64_t n) { EXPECT_TRUE(PoolState(pool) == before) << "allocation " << n << " left a trace"; };
+  const auto unchanged = [&](std::int64_t n) {
+    EXPECT_TRUE(PoolState(pool) == before) << "allocation " << n << " left a trace";
+  };
   // Each call is undone where it succeeds, so that it can be made again.
   const auto undone = [&pool](const Result<int>& made) {
     if (!made.ok()) return made.status();
     return pool.remove_sequence(made.value());
   };
 
-  failed += fail_every("begin_step", [&]() -> Status {
-    const int sequences[] = {first, forked, second};
-    const std::int64_t counts[] = {30, 2, 1};
-    FATHOM_TRY(pool.begin_step(sequences, counts).status());
-    pool.abandon();
-    return {};
-  }, [&](std::int64_t n) {
-    unchanged(n);
-    EXPECT_FALSE(pool.commit().ok()) << "a step stayed open";
-  });
-  failed += fail_every("snapshot", [&] { return pool.snapshot(first).status(); }, unchanged);
-  failed += fail_every("block_table", [&] { return pool.block_table(first, PagePool::kWindow).status(); }, unchanged);
+  failed += fail_every(
+      "begin_step",
+      [&]() -> Status {
+        const int sequences[] = {first, forked, second};
+        const std::int64_t counts[] = {30, 2, 1};
+        FATHOM_TRY(pool.begin_step(sequences, counts).status());
+        pool.abandon();
+        return {};
+      },
+      [&](std::int64_t n) {
+        unchanged(n);
+        EXPECT_FALSE(pool.commit().ok()) << "a step stayed open";
+      });
+  failed += fail_every(
+      "snapshot", [&] { return pool.snapshot(first).status(); }, unchanged);
+  failed += fail_every(
+      "block_table", [&] { return pool.block_table(first, PagePool::kWindow).status(); }, unchanged);
   // These may keep room for numbers, so their allocations are no leaks; the pool's own destructor frees them.
   const auto fail_keeping = [&](const char* what, const std::function<Status(PagePool&)>& call) {
     for (std::int64_t n = 1;; ++n) {
@@ -236,7 +244,8 @@ TEST(AllocationFailure, OfCheckpoints) {
 }
 
 TEST(AllocationFailure, OfAWriterLeavesNoFile) {
-  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("fathom_allocation_" + std::to_string(::getpid()));
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("fathom_allocation_" + std::to_string(::getpid()));
   std::filesystem::create_directory(folder);
   const std::string path = folder / "tensors.safetensors";
   float values[6] = {1, 2, 3, 4, 5, 6};
@@ -248,11 +257,14 @@ TEST(AllocationFailure, OfAWriterLeavesNoFile) {
     FATHOM_TRY(writer.add("another tensor, its name as long", tensor));
     return writer.write(path);
   };
-  const std::int64_t failed = fail_every("write", [&]() -> Status {
-    FATHOM_TRY(written());
-    std::error_code ignored;
-    return ::unlink(path.c_str()) == 0 ? Status() : Status::invalid("no file was written");
-  }, [&](std::int64_t n) { EXPECT_TRUE(std::filesystem::is_empty(folder)) << "allocation " << n << " left a file"; });
+  const std::int64_t failed = fail_every(
+      "write",
+      [&]() -> Status {
+        FATHOM_TRY(written());
+        std::error_code ignored;
+        return ::unlink(path.c_str()) == 0 ? Status() : Status::invalid("no file was written");
+      },
+      [&](std::int64_t n) { EXPECT_TRUE(std::filesystem::is_empty(folder)) << "allocation " << n << " left a file"; });
   EXPECT_GT(failed, 20);
   std::filesystem::remove_all(folder);
   count_cases(failed);

@@ -1,5 +1,5 @@
-// Determinism: every word of core/determinism.h that promises something about an implementation of this machine, proven on
-// the case files; and the table itself.
+// Determinism: every word of core/determinism.h that promises something about an implementation of this machine, proven
+// on the case files; and the table itself.
 #include "core/determinism.h"
 
 #include <gtest/gtest.h>
@@ -47,21 +47,24 @@ TEST_P(DeterminismWords, RepeatabilityIsAsSaid) {
   for (const std::string& text : cases_of(row.op, "smoke")) {
     const auto built = harness::make_case(row.op, text);
     ASSERT_TRUE(built.ok()) << built.status().text();
-    const harness::WatchedRun first = harness::run_case(built.value(), plan_of(row, built.value(), 2), harness::kPoisons[0]);
+    const harness::WatchedRun first =
+        harness::run_case(built.value(), plan_of(row, built.value(), 2), harness::kPoisons[0]);
     ASSERT_TRUE(first.ok()) << first.problem_text();
     for (int i = 0; i < 20; ++i, ++runs) {
       const AnyPlan plan = plan_of(row, built.value(), 1 + i % 4);
       const harness::WatchedRun again = harness::run_case(built.value(), plan, harness::kPoisons[i % 2]);
       ASSERT_TRUE(again.ok()) << again.problem_text();
       const char* name = harness::first_difference(built.value(), first, again);
-      ASSERT_EQ(name, nullptr) << row.op << " \"" << text << "\": " << name << " differs in run " << i << " with " << 1 + i % 4 << " threads";
+      ASSERT_EQ(name, nullptr) << row.op << " \"" << text << "\": " << name << " differs in run " << i << " with "
+                               << 1 + i % 4 << " threads";
     }
   }
   EXPECT_GE(runs, 40);
   test::count_cases(runs);
 }
 
-/// Pieces that may be called apart: tokens of one sequence stay together where an op carries something from token to token.
+/// Pieces that may be called apart: tokens of one sequence stay together where an op carries something from token to
+/// token.
 std::vector<test::Piece> pieces_of(const harness::OpCase& built, std::int64_t tokens) {
   std::vector<test::Piece> pieces;
   const bool carries = std::string(built.op->name) == "compress" || std::string(built.op->name) == "layer";
@@ -79,7 +82,8 @@ std::vector<test::Piece> pieces_of(const harness::OpCase& built, std::int64_t to
 
 TEST_P(DeterminismWords, BatchInvarianceIsAsSaid) {
   const Determinism& row = GetParam();
-  if (row.batch_invariance != Word::supported) GTEST_SKIP() << row.op << " " << row.implementation << " promises nothing";
+  if (row.batch_invariance != Word::supported)
+    GTEST_SKIP() << row.op << " " << row.implementation << " promises nothing";
   std::int64_t compared = 0;
   for (const std::string& text : cases_of(row.op, "ci")) {
     // Two tokens that write one slot are ordered by the step they stand in.
@@ -102,7 +106,8 @@ TEST_P(DeterminismWords, BatchInvarianceIsAsSaid) {
       const harness::WatchedRun cut = test::run_pieces(built.value(), plan, *pieces);
       ASSERT_TRUE(cut.status.ok()) << cut.status.text();
       const char* name = harness::first_difference(built.value(), whole, cut);
-      EXPECT_EQ(name, nullptr) << row.op << " \"" << text << "\": " << name << " depends on the rest of the step (" << pieces->size() << " pieces)";
+      EXPECT_EQ(name, nullptr) << row.op << " \"" << text << "\": " << name << " depends on the rest of the step ("
+                               << pieces->size() << " pieces)";
       ++compared;
     }
   }
@@ -112,12 +117,13 @@ TEST_P(DeterminismWords, BatchInvarianceIsAsSaid) {
 
 INSTANTIATE_TEST_SUITE_P(Cpu, DeterminismWords, testing::ValuesIn(rows_of_the_cpu()), [](const auto& tested) {
   std::string name = std::string(tested.param.op) + "_" + tested.param.implementation;
-  std::replace_if(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
   return name;
 });
 
-// A row for each implementation of this build's lists, and none for the CPU that is not there. Which kernels a build has for
-// other devices depends on its targets.
+// A row for each implementation of this build's lists, and none for the CPU that is not there. Which kernels a build
+// has for other devices depends on its targets.
 TEST(DeterminismTable, IsTheListsOfTheOps) {
   std::set<std::string> listed, told;
   for (const OpSpec* op : op_table()) {
@@ -134,7 +140,8 @@ TEST(DeterminismTable, IsTheListsOfTheOps) {
     EXPECT_TRUE(told.insert(name).second) << name << " stands twice";
     EXPECT_TRUE(row.device != DeviceKind::cpu || listed.contains(name)) << name << " is no implementation";
   }
-  for (const std::string& name : listed) EXPECT_TRUE(told.contains(name)) << name << " has no words in src/core/determinism.cpp";
+  for (const std::string& name : listed)
+    EXPECT_TRUE(told.contains(name)) << name << " has no words in src/core/determinism.cpp";
 }
 
 TEST(DeterminismTable, WordsAreTheFiveOfCudnn) {

@@ -1,5 +1,6 @@
-// The C interface with spoilt arguments: views of any rank, type, shape and stride (as long as they stay inside memory that
-// is there, which no library can check), workspaces too small or askew, texts, sizes, numbers and nulls of any kind.
+// The C interface with spoilt arguments: views of any rank, type, shape and stride (as long as they stay inside memory
+// that is there, which no library can check), workspaces too small or askew, texts, sizes, numbers and nulls of any
+// kind.
 #include <array>
 #include <bit>
 #include <memory>
@@ -16,17 +17,22 @@ namespace {
 constexpr int kMostArgs = 64;
 constexpr const char* kCases[] = {
     "num_tokens=3 in_dim=8 out_dim=5 x_dtype=f32 weight_dtype=f32 out_dtype=f32 seed=1",
-    "num_tokens=3 num_heads=2 head_dim=8 rope_dim=4 hidden_size=8 q_rank=4 numerics=exact window_format=kv_f32 weight_dtype=f32 seed=1",
+    "num_tokens=3 num_heads=2 head_dim=8 rope_dim=4 hidden_size=8 q_rank=4 numerics=exact window_format=kv_f32 "
+    "weight_dtype=f32 seed=1",
     "num_tokens=5 hidden_size=8 dim=8 rope_dim=4 ratio=2 format=kv_f32 numerics=exact weight_dtype=f32 seed=1",
-    "num_tokens=3 hidden_size=8 q_rank=8 index_heads=2 index_dim=8 rope_dim=4 format=index_f32 numerics=exact weight_dtype=f32 seed=1",
+    "num_tokens=3 hidden_size=8 q_rank=8 index_heads=2 index_dim=8 rope_dim=4 format=index_f32 numerics=exact "
+    "weight_dtype=f32 seed=1",
     "num_tokens=3 index_heads=2 index_dim=8 topk=3 context=20 format=index_f32 outputs=1 seed=1",
     "num_tokens=3 num_scores=9 topk=4 seed=1",
-    "num_tokens=3 num_heads=2 head_dim=8 value_dim=8 window_width=5 window_format=kv_f32 entries_rows=list entries_width=4 "
+    "num_tokens=3 num_heads=2 head_dim=8 value_dim=8 window_width=5 window_format=kv_f32 entries_rows=list "
+    "entries_width=4 "
     "entries_format=kv_f32 q_dtype=f32 out_dtype=f32 outputs=1 seed=1",
     "num_tokens=3 num_heads=2 value_dim=8 outputs=1 seed=1",
-    "num_tokens=3 num_heads=2 head_dim=8 rope_dim=4 hidden_size=8 output_groups=1 output_rank=4 numerics=exact out_dtype=f32 "
+    "num_tokens=3 num_heads=2 head_dim=8 rope_dim=4 hidden_size=8 output_groups=1 output_rank=4 numerics=exact "
+    "out_dtype=f32 "
     "weight_dtype=f32 seed=1"};
-constexpr const char* kOps[] = {"linear", "project", "compress", "index_query", "index", "select_topk", "attend", "merge_partials", "output"};
+constexpr const char* kOps[] = {"linear",      "project", "compress",       "index_query", "index",
+                                "select_topk", "attend",  "merge_partials", "output"};
 
 fathom_device* device() {
   static fathom_device* const made = [] {
@@ -47,7 +53,9 @@ struct Op {
   fathom_workspace workspace{};
 
   /// Bytes of argument i from its base on.
-  std::int64_t room(std::size_t i) const { return (outputs[i].data() != nullptr ? outputs[i] : built.args[i].block).size(); }
+  std::int64_t room(std::size_t i) const {
+    return (outputs[i].data() != nullptr ? outputs[i] : built.args[i].block).size();
+  }
 };
 
 Op make_op(int number) {
@@ -64,8 +72,9 @@ Op make_op(int number) {
     const harness::Argument& argument = op.built.args[i];
     TensorView view = argument.presence == harness::Presence::given ? argument.view : TensorView{};
     if (is_written(op.built.op->args[i].role) && !view.is_absent()) {
-      op.outputs[i] = harness::GuardedBlock(harness::is_inout(op.built.op->args[i].role) ? argument.block.size() : harness::span_bytes(view),
-                                            std::byte{0x3f});
+      op.outputs[i] = harness::GuardedBlock(
+          harness::is_inout(op.built.op->args[i].role) ? argument.block.size() : harness::span_bytes(view),
+          std::byte{0x3f});
       view.data = op.outputs[i].data();
     }
     op.args.push_back(std::bit_cast<fathom_tensor>(view));
@@ -87,13 +96,15 @@ Op& op_number(int number) {
 
 /// Whether what the view describes lies within `room` bytes; what it does not describe at all, the library must refuse.
 bool stays_inside(const fathom_tensor& tensor, std::int64_t room) {
-  if (tensor.data == nullptr || tensor.rank < 1 || tensor.rank > FATHOM_MAX_RANK || tensor.dtype >= kDTypeCount) return true;
+  if (tensor.data == nullptr || tensor.rank < 1 || tensor.rank > FATHOM_MAX_RANK || tensor.dtype >= kDTypeCount)
+    return true;
   unsigned __int128 elements = 1;
   for (int i = 0; i < tensor.rank; ++i) {
     if (tensor.shape[i] < 0 || tensor.strides[i] < 0 || tensor.shape[i] == 0) return true;
     elements += static_cast<unsigned __int128>(tensor.shape[i] - 1) * static_cast<unsigned __int128>(tensor.strides[i]);
   }
-  return elements * static_cast<unsigned>(bits_of(static_cast<DType>(tensor.dtype))) <= static_cast<unsigned __int128>(room) * 8;
+  return elements * static_cast<unsigned>(bits_of(static_cast<DType>(tensor.dtype))) <=
+         static_cast<unsigned __int128>(room) * 8;
 }
 
 void spoil(fathom_tensor& tensor, Reader& reader, std::int64_t room) {
@@ -101,13 +112,27 @@ void spoil(fathom_tensor& tensor, Reader& reader, std::int64_t room) {
   for (int changes = 1 + reader.byte() % 3; changes > 0; --changes) {
     const std::uint8_t what = reader.byte();
     switch (what % 8) {
-      case 0: tensor.rank = static_cast<std::int32_t>(reader.number()); break;
-      case 1: tensor.dtype = reader.byte(); break;
-      case 2: tensor.device = reader.byte(); break;
-      case 3: tensor.device_index = static_cast<std::int16_t>(reader.number()); break;
-      case 4: tensor.shape[what / 8 % 4] = reader.number(); break;
-      case 5: tensor.strides[what / 8 % 4] = reader.number(); break;
-      case 6: tensor = fathom_tensor{}; break;
+      case 0:
+        tensor.rank = static_cast<std::int32_t>(reader.number());
+        break;
+      case 1:
+        tensor.dtype = reader.byte();
+        break;
+      case 2:
+        tensor.device = reader.byte();
+        break;
+      case 3:
+        tensor.device_index = static_cast<std::int16_t>(reader.number());
+        break;
+      case 4:
+        tensor.shape[what / 8 % 4] = reader.number();
+        break;
+      case 5:
+        tensor.strides[what / 8 % 4] = reader.number();
+        break;
+      case 6:
+        tensor = fathom_tensor{};
+        break;
       default:
         // Further into the memory, by bytes: askew, and with less room behind it.
         if (tensor.data != nullptr && what / 8 < room) tensor.data = static_cast<std::byte*>(right.data) + what / 8;
@@ -137,9 +162,12 @@ void run_spoilt(Reader& reader) {
     workspace.scratch.bytes -= trick / 8;
   }
   const auto right_count = static_cast<std::int32_t>(op.args.size());
-  const std::int32_t count = trick >= 224 ? static_cast<std::int32_t>(trick - 224) * 2 : trick >= 220 ? -1 - trick : right_count;
+  const std::int32_t count = trick >= 224   ? static_cast<std::int32_t>(trick - 224) * 2
+                             : trick >= 220 ? -1 - trick
+                                            : right_count;
   std::vector<std::uint64_t> before;
-  for (const harness::GuardedBlock& block : op.outputs) before.push_back(block.data() == nullptr ? 0 : block.checksum());
+  for (const harness::GuardedBlock& block : op.outputs)
+    before.push_back(block.data() == nullptr ? 0 : block.checksum());
   fathom_status status{};
   const fathom_code code = fathom_run(op.plan.get(), args.data(), count, &workspace, nullptr, &status);
   require(status.code == code, "the code returned is not the status's");
@@ -147,7 +175,8 @@ void run_spoilt(Reader& reader) {
     const harness::GuardedBlock& block = op.outputs[i];
     if (block.data() == nullptr) continue;
     require(block.broken_side() == nullptr, std::string("wrote past ") + op.built.op->args[i].name);
-    require(code == FATHOM_OK || block.checksum() == before[i], std::string("refused, and wrote ") + op.built.op->args[i].name);
+    require(code == FATHOM_OK || block.checksum() == before[i],
+            std::string("refused, and wrote ") + op.built.op->args[i].name);
   }
   for (const harness::Argument& argument : op.built.args) {
     require(argument.block.data() == nullptr || argument.block.checksum() == argument.checksum, "an input was changed");
@@ -166,13 +195,20 @@ void texts(Reader& reader) {
   const Input rest = reader.rest();
   const std::string text(rest.begin(), rest.end());
   switch (capacity & 3) {
-    case 0: fathom_op_json(op, to, capacity, &size, nullptr); break;
-    case 1: fathom_device_json(device(), to, capacity, &size, nullptr); break;
-    case 2: fathom_candidates_json(op, text.c_str(), device(), to, capacity, &size, nullptr); break;
+    case 0:
+      fathom_op_json(op, to, capacity, &size, nullptr);
+      break;
+    case 1:
+      fathom_device_json(device(), to, capacity, &size, nullptr);
+      break;
+    case 2:
+      fathom_candidates_json(op, text.c_str(), device(), to, capacity, &size, nullptr);
+      break;
     default: {
       fathom_config* config = nullptr;
       if (fathom_config_parse(text.c_str(), &config, nullptr) == FATHOM_OK) {
-        fathom_config_layer_problem(config, static_cast<std::int32_t>(capacity), "served", to, capacity, &size, nullptr);
+        fathom_config_layer_problem(config, static_cast<std::int32_t>(capacity), "served", to, capacity, &size,
+                                    nullptr);
       }
       fathom_config_destroy(config);
     }
@@ -201,10 +237,12 @@ void workspaces(Reader& reader) {
   const std::uint8_t skip = reader.byte();
   const std::int64_t bytes = std::clamp<std::int64_t>(reader.number(), -4096, 256) * 16 - skip;
   fathom_workspace workspace{};
-  if (fathom_workspace_carve(skip == 255 ? nullptr : block + skip, bytes, &size, &workspace, nullptr) != FATHOM_OK) return;
+  if (fathom_workspace_carve(skip == 255 ? nullptr : block + skip, bytes, &size, &workspace, nullptr) != FATHOM_OK)
+    return;
   for (const fathom_buffer& part : {workspace.scratch, workspace.counters, workspace.schedule}) {
     const auto* at = static_cast<const std::byte*>(part.data);
-    require(part.bytes == 0 || at == nullptr || (at >= block && at + part.bytes <= block + skip + bytes), "a part outside its block");
+    require(part.bytes == 0 || at == nullptr || (at >= block && at + part.bytes <= block + skip + bytes),
+            "a part outside its block");
   }
 }
 
@@ -212,14 +250,16 @@ void rows(Reader& reader) {
   static std::vector<std::byte> pages(4096);
   static std::vector<std::int64_t> slots(16);
   static std::vector<float> values(1024);
-  const char* const formats[] = {"kv_f32", "kv_bf16", "kv_e4m3_ue8m0", "kv_e4m3_f32", "index_f32", "index_e4m3_f32", "index_e2m1_ue8m0", "state_f32", "no"};
+  const char* const formats[] = {"kv_f32",         "kv_bf16",          "kv_e4m3_ue8m0", "kv_e4m3_f32", "index_f32",
+                                 "index_e4m3_f32", "index_e2m1_ue8m0", "state_f32",     "no"};
   const char* const format = formats[reader.byte() % std::size(formats)];
   const auto dim = static_cast<std::int32_t>(reader.byte() % 4 == 0 ? reader.number() : 32 << reader.byte() % 6);
   const std::int64_t page_size = reader.number();
   for (std::int64_t& slot : slots) slot = reader.number();
-  fathom_tensor views[] = {fathom_tensor_packed(pages.data(), FATHOM_U8, 2, 2, 2048, 0, 0),
-                           fathom_tensor_packed(slots.data(), FATHOM_I64, 1, 2, 0, 0, 0),
-                           fathom_tensor_packed(values.data(), FATHOM_F32, 2, 2, dim > 0 && dim <= 512 ? dim : 512, 0, 0)};
+  fathom_tensor views[] = {
+      fathom_tensor_packed(pages.data(), FATHOM_U8, 2, 2, 2048, 0, 0),
+      fathom_tensor_packed(slots.data(), FATHOM_I64, 1, 2, 0, 0, 0),
+      fathom_tensor_packed(values.data(), FATHOM_F32, 2, 2, dim > 0 && dim <= 512 ? dim : 512, 0, 0)};
   const std::int64_t room[] = {4096, 128, 4096};
   const std::uint8_t which = reader.byte();
   for (int i = 0; i < 3; ++i) {
@@ -230,8 +270,12 @@ void rows(Reader& reader) {
   } else {
     fathom_cache_read(format, dim, page_size, &views[0], &views[1], &views[2], nullptr);
   }
-  fathom_rope rope{static_cast<std::int32_t>(reader.number()), reader.take<float>(), reader.take<float>(), reader.take<float>(),
-                   reader.take<float>(), reader.number()};
+  fathom_rope rope{static_cast<std::int32_t>(reader.number()),
+                   reader.take<float>(),
+                   reader.take<float>(),
+                   reader.take<float>(),
+                   reader.take<float>(),
+                   reader.number()};
   fathom_rope_table(&rope, reader.number(), &views[2], nullptr);
 }
 
@@ -240,11 +284,16 @@ void rows(Reader& reader) {
 void c_abi(Input input) {
   Reader reader(input);
   switch (reader.byte() % 8) {
-    case 0: return texts(reader);
-    case 1: return plans(reader);
-    case 2: return workspaces(reader);
-    case 3: return rows(reader);
-    default: return run_spoilt(reader);
+    case 0:
+      return texts(reader);
+    case 1:
+      return plans(reader);
+    case 2:
+      return workspaces(reader);
+    case 3:
+      return rows(reader);
+    default:
+      return run_spoilt(reader);
   }
 }
 

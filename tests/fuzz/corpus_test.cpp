@@ -43,13 +43,15 @@ TEST_P(FuzzCorpus, NothingAndAnythingHold) {
   for (int i = 0; i < 200; ++i) {
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
     bytes.assign(state % 300, 0);
-    for (std::uint8_t& byte : bytes) state ^= state << 13, state ^= state >> 7, state ^= state << 17, byte = static_cast<std::uint8_t>(state);
+    for (std::uint8_t& byte : bytes)
+      state ^= state << 13, state ^= state >> 7, state ^= state << 17, byte = static_cast<std::uint8_t>(state);
     EXPECT_NO_THROW(target.run(bytes)) << target.name << " " << i;
   }
   test::count_cases(201);
 }
 
-INSTANTIATE_TEST_SUITE_P(Targets, FuzzCorpus, testing::ValuesIn(kTargets), [](const auto& target) { return std::string(target.param.name); });
+INSTANTIATE_TEST_SUITE_P(Targets, FuzzCorpus, testing::ValuesIn(kTargets),
+                         [](const auto& target) { return std::string(target.param.name); });
 
 TEST(FuzzCorpora, EachFolderHasItsTarget) {
   std::set<std::string> names;

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "fathom/checkpoint.h"
 #include "config/config_checks.h"
+#include "fathom/checkpoint.h"
 #include "fathom/config.h"
 #include "fathom/layer.h"
 #include "fuzz/targets.h"
@@ -60,7 +60,8 @@ void safetensors(Input input) {
     require(checkpoint.has(name), "a name that is not there");
     const auto tensor = checkpoint.tensor(name);
     require(tensor.ok(), "a checked tensor is not read");
-    require(tensor->bytes >= 0 && tensor->bytes <= static_cast<std::int64_t>(input.size()), "a tensor larger than its file");
+    require(tensor->bytes >= 0 && tensor->bytes <= static_cast<std::int64_t>(input.size()),
+            "a tensor larger than its file");
     // Every byte can be read; the sum keeps the reads from being left out.
     for (std::int64_t i = 0; i < tensor->bytes; ++i) sum = sum + static_cast<unsigned>(tensor->data[i]);
     bytes += tensor->bytes;
@@ -88,10 +89,12 @@ void config(Input input) {
     require(check_config(layer.value()).ok(), "a layer fails its own check");
     float frequencies[kMaxHeadDim / 2];
     require(rope_frequencies(layer->rope, frequencies).ok(), "a right rotation is refused");
-    for (int k = 0; k < layer->rope.rope_dim / 2; ++k) require(std::isfinite(frequencies[k]), "a frequency that is no number");
+    for (int k = 0; k < layer->rope.rope_dim / 2; ++k)
+      require(std::isfinite(frequencies[k]), "a frequency that is no number");
     for (const Numerics numerics : {Numerics::exact, Numerics::served}) {
       const auto problem = layer_problem(layer.value(), numerics);
-      if (problem.ok()) require(check_problem(LayerProblem::spec(), "layer", &problem.value()).ok(), "an impossible problem");
+      if (problem.ok())
+        require(check_problem(LayerProblem::spec(), "layer", &problem.value()).ok(), "an impossible problem");
     }
   }
 }

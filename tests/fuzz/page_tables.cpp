@@ -1,5 +1,5 @@
-// attend and index over tables of any content: nothing outside the cache is read, absent rows stay absent, and kernel and
-// definition see the same rows. The cache's unused rows are NaN, so that a wrong row shows.
+// attend and index over tables of any content: nothing outside the cache is read, absent rows stay absent, and kernel
+// and definition see the same rows. The cache's unused rows are NaN, so that a wrong row shows.
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -27,7 +27,8 @@ void run(const OpSpec& op, const Problem& problem, const Args& args, const char*
   void* at = memory.data();
   std::size_t space = memory.size();
   require(std::align(kWorkspaceAlignment, static_cast<std::size_t>(size.total()), at, space) != nullptr, "no room");
-  const std::span<const TensorView> views(reinterpret_cast<const TensorView*>(&args), sizeof(Args) / sizeof(TensorView));
+  const std::span<const TensorView> views(reinterpret_cast<const TensorView*>(&args),
+                                          sizeof(Args) / sizeof(TensorView));
   const Status status = run_op(plan.value(), views, carve_workspace(at, size));
   require(status.ok(), std::string("refused: ") + status.text());
 }
@@ -60,7 +61,8 @@ void attend_case(Reader& reader) {
   problem.entries_rows = by_list ? RowsBy::list : RowsBy::range;
   problem.entries_width = kWidth;
 
-  std::vector<float> cache(kPages * kPageSize * kDim, std::numeric_limits<float>::quiet_NaN()), q(tokens * 2 * kDim), sink{0.5f, -1.0f};
+  std::vector<float> cache(kPages * kPageSize * kDim, std::numeric_limits<float>::quiet_NaN()), q(tokens * 2 * kDim),
+      sink{0.5f, -1.0f};
   const std::uint8_t written = reader.byte();
   for (int row = 0; row < kPages * kPageSize; ++row) {
     for (int c = 0; c < kDim; ++c) {
@@ -68,9 +70,10 @@ void attend_case(Reader& reader) {
     }
   }
   for (std::size_t i = 0; i < q.size(); ++i) q[i] = static_cast<float>(i % 7) * 0.5f - 1;
-  std::vector<std::int32_t> seq_ids = numbers(reader, tokens), begin = numbers(reader, tokens), end = numbers(reader, tokens),
-                            table = numbers(reader, seqs * kColumns), indices = numbers(reader, tokens * kWidth),
-                            lengths = numbers(reader, tokens), entries_end = numbers(reader, tokens);
+  std::vector<std::int32_t> seq_ids = numbers(reader, tokens), begin = numbers(reader, tokens),
+                            end = numbers(reader, tokens), table = numbers(reader, seqs * kColumns),
+                            indices = numbers(reader, tokens * kWidth), lengths = numbers(reader, tokens),
+                            entries_end = numbers(reader, tokens);
   const auto i32 = [&](const std::vector<std::int32_t>& from, std::initializer_list<std::int64_t> shape) {
     return view(from.data(), DType::i32, shape);
   };
@@ -94,7 +97,8 @@ void attend_case(Reader& reader) {
     run(*find_op("attend"), problem, args, i == 0 ? "reference" : "");
   }
   for (std::size_t i = 0; i < q.size(); ++i) require(same(out[1][i], out[0][i]), "attend: out is not the definition's");
-  for (std::size_t i = 0; i < lse[0].size(); ++i) require(same(lse[1][i], lse[0][i]), "attend: lse is not the definition's");
+  for (std::size_t i = 0; i < lse[0].size(); ++i)
+    require(same(lse[1][i], lse[0][i]), "attend: lse is not the definition's");
 }
 
 void index_case(Reader& reader) {
@@ -113,7 +117,8 @@ void index_case(Reader& reader) {
   for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = static_cast<float>(i * 7 % 11) - 5;
   for (std::size_t i = 0; i < q.size(); ++i) q[i] = static_cast<float>(i % 5) - 2;
   const std::vector<std::int32_t> positions = numbers(reader, tokens), seq_ids = numbers(reader, tokens),
-                                  table = numbers(reader, seqs * kColumns), entries_table = numbers(reader, seqs * kColumns);
+                                  table = numbers(reader, seqs * kColumns),
+                                  entries_table = numbers(reader, seqs * kColumns);
   IndexArgs args;
   args.q = view(q.data(), DType::f32, {tokens, 1, kDim});
   args.weights = view(weights.data(), DType::f32, {tokens, 1});

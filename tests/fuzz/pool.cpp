@@ -116,8 +116,12 @@ void pool(Input input) {
       case 0:
         if (!pool.length(kMostSequences - 1).ok()) (void)pool.add_sequence();
         break;
-      case 1: (void)pool.remove_sequence(sequence); break;
-      case 2: (void)pool.roll_back(sequence, reader.number()); break;
+      case 1:
+        (void)pool.remove_sequence(sequence);
+        break;
+      case 2:
+        (void)pool.roll_back(sequence, reader.number());
+        break;
       case 3:
         if (!pool.length(kMostSequences - 1).ok()) (void)pool.fork(sequence, reader.number());
         break;
@@ -132,8 +136,11 @@ void pool(Input input) {
         }
         break;
       }
-      case 6: (void)pool.commit(); break;
-      default: step(pool, reader);
+      case 6:
+        (void)pool.commit();
+        break;
+      default:
+        step(pool, reader);
     }
   }
   for (int s = 0; s < kMostSequences; ++s) (void)pool.remove_sequence(s);

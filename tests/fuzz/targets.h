@@ -1,13 +1,13 @@
-// Fuzz targets: each takes any bytes and may neither crash nor return something that contradicts itself. libFuzzer drives
-// them in `./run test --deep` (driver.cpp), the ordinary tests run them over the kept corpora (corpus_test.cpp).
+// Fuzz targets: each takes any bytes and may neither crash nor return something that contradicts itself. libFuzzer
+// drives them in `./run test --deep` (driver.cpp), the ordinary tests run them over the kept corpora (corpus_test.cpp).
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <span>
 #include <ostream>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -28,8 +28,9 @@ struct Target {
   void (*run)(Input input);
 };
 inline void PrintTo(const Target& target, std::ostream* out) { *out << target.name; }
-inline constexpr Target kTargets[] = {{"safetensors", safetensors}, {"config", config},           {"problem_text", problem_text},
-                                      {"pool", pool},               {"page_tables", page_tables}, {"c_abi", c_abi}};
+inline constexpr Target kTargets[] = {{"safetensors", safetensors},   {"config", config},
+                                      {"problem_text", problem_text}, {"pool", pool},
+                                      {"page_tables", page_tables},   {"c_abi", c_abi}};
 
 /// A property that holds whatever the input is. Throwing ends libFuzzer with the input, and fails the test.
 inline void require(bool holds, const std::string& what) {

@@ -1,5 +1,5 @@
-// A case's tokens in pieces: each piece is a call of its own over the same caches, so that a token's bits can be compared with
-// those it has among all others.
+// A case's tokens in pieces: each piece is a call of its own over the same caches, so that a token's bits can be
+// compared with those it has among all others.
 #pragma once
 
 #include <cstring>
@@ -22,7 +22,8 @@ inline int token_dimension(const ArgSpec& spec) {
 inline std::int64_t tokens_of(const harness::OpCase& built) {
   for (std::size_t i = 0; i < built.args.size(); ++i) {
     const int dimension = token_dimension(built.op->args[i]);
-    if (dimension >= 0 && built.args[i].presence == harness::Presence::given) return built.args[i].view.shape[dimension];
+    if (dimension >= 0 && built.args[i].presence == harness::Presence::given)
+      return built.args[i].view.shape[dimension];
   }
   return 0;
 }
@@ -33,7 +34,8 @@ struct Piece {
 };
 
 /// Runs the pieces one after the other, on the CPU. `run.views` are the whole arguments, as run_case leaves them.
-inline harness::WatchedRun run_pieces(const harness::OpCase& built, const AnyPlan& plan, const std::vector<Piece>& pieces) {
+inline harness::WatchedRun run_pieces(const harness::OpCase& built, const AnyPlan& plan,
+                                      const std::vector<Piece>& pieces) {
   harness::WatchedRun run;
   run.views.resize(built.args.size());
   run.blocks.resize(built.args.size());
@@ -61,7 +63,8 @@ inline harness::WatchedRun run_pieces(const harness::OpCase& built, const AnyPla
     for (std::size_t i = 0; i < views.size(); ++i) {
       const int dimension = token_dimension(built.op->args[i]);
       if (dimension < 0 || views[i].is_absent()) continue;
-      views[i].data = static_cast<std::byte*>(views[i].data) + piece.first * views[i].strides[dimension] * bits_of(views[i].dtype) / 8;
+      views[i].data = static_cast<std::byte*>(views[i].data) +
+                      piece.first * views[i].strides[dimension] * bits_of(views[i].dtype) / 8;
       views[i].shape[dimension] = piece.count;
     }
     run.status = run_op(plan, views, workspace->get());
