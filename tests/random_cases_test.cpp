@@ -1,37 +1,8 @@
-// RandomCases: problems drawn from choices of every field, each beside its definition; and the same with hostile
-// values, indices, tables and sizes. The draws are seeded, so that a failure is one line that shows it again. Choices
-// that do not go together are refused by the op and drawn anew.
-#include <gtest/gtest.h>
-
-#include <cstdlib>
-#include <string>
-#include <vector>
-
-#include "harness/conformance.h"
-#include "harness/random.h"
-#include "support/cases.h"
+// RandomCases, RandomLayers, EmptyAndLarge: drawn problems of every op, each beside its definition.
+#include "support/draws.h"
 
 namespace fathom::harness {
 namespace {
-
-struct Choice {
-  const char* field;
-  std::vector<const char*> values;  ///< "" leaves the field out
-};
-
-struct Draw {
-  const char* op;
-  int count;  ///< of the ordinary tests
-  std::vector<Choice> choices;
-};
-void PrintTo(const Draw& draw, std::ostream* out) { *out << draw.op; }
-
-const Choice kTokens{"num_tokens", {"1", "2", "3", "5", "9", "17"}}, kSeqs{"num_seqs", {"1", "2", "3", "5"}},
-    kNumerics{"numerics", {"exact", "served"}}, kFloat{"out_dtype", {"f32", "bf16"}},
-    kWeight{"weight_dtype", {"f32", "bf16", "e4m3"}}, kHoles{"holes", {"", "", "1"}},
-    kHostile{"hostile", {"", "", "", "1"}}, kStrided{"strided", {"", "", "1"}}, kTies{"ties", {"", "", "1"}},
-    kOutputs{"outputs", {"", "0", "1"}}, kContext{"context", {"", "0", "3", "20", "100"}},
-    kPage{"page_size", {"1", "2", "3", "64"}}, kBring{"tokens", {"", "", "", "0", "1"}};
 
 std::vector<Draw> draws() {
   return {
@@ -248,172 +219,6 @@ std::vector<Draw> layers() {
   };
 }
 
-// Slots and lists that name rows outside every bound, twice, or not at all: as if they had been filtered.
-std::vector<Draw> hostile_indices() {
-  const Choice hostile{"hostile", {"1"}};
-  return {
-      {"attend",
-       150,
-       {kTokens,
-        {"num_heads", {"1", "3"}},
-        {"head_dim", {"4"}},
-        {"value_dim", {"4"}},
-        {"q_dtype", {"f32"}},
-        {"out_dtype", {"f32"}},
-        {"window_rows", {"list"}},
-        {"window_format", {"kv_f32"}},
-        {"window_page_size", {"1", "3", "64"}},
-        {"window_width", {"1", "8", "70", "1000"}},
-        {"entries_rows", {"none", "list"}},
-        {"entries_format", {"kv_bf16"}},
-        {"entries_width", {"1", "5", "4096"}},
-        hostile,
-        kHoles,
-        kOutputs}},
-      {"select_topk",
-       100,
-       {kTokens, {"num_scores", {"1", "7", "64", "5000"}}, {"topk", {"1", "13", "4096"}}, hostile, kTies}},
-      {"project",
-       60,
-       {kTokens,
-        {"hidden_size", {"17"}},
-        {"num_heads", {"2"}},
-        {"q_rank", {"16"}},
-        {"head_dim", {"16"}},
-        {"rope_dim", {"4"}},
-        kNumerics,
-        {"window_format", {"kv_f32", "kv_bf16"}},
-        {"window_page_size", {"1", "3", "64"}},
-        hostile,
-        kHoles}},
-  };
-}
-
-// Block tables with pages outside the cache, negative, shared or missing; sequence numbers and ranges of any size.
-std::vector<Draw> hostile_tables() {
-  const Choice hostile{"hostile", {"1"}};
-  return {
-      {"attend",
-       150,
-       {kTokens,
-        kSeqs,
-        {"num_heads", {"1", "3"}},
-        {"head_dim", {"4"}},
-        {"value_dim", {"4"}},
-        {"q_dtype", {"f32"}},
-        {"out_dtype", {"f32"}},
-        {"window_rows", {"range"}},
-        {"window_format", {"kv_f32"}},
-        {"window_page_size", {"1", "3", "64"}},
-        {"window_width", {"1", "8", "70"}},
-        {"entries_rows", {"none", "range"}},
-        {"entries_format", {"kv_f32"}},
-        {"entries_page_size", {"1", "2"}},
-        {"entries_width", {"5", "130"}},
-        hostile,
-        kHoles,
-        kOutputs}},
-      {"index",
-       150,
-       {kTokens,
-        kSeqs,
-        {"index_heads", {"1", "3"}},
-        {"index_dim", {"32"}},
-        {"topk", {"1", "16"}},
-        {"compress_ratio", {"1", "4"}},
-        {"format", {"index_f32", "index_e2m1_ue8m0"}},
-        kPage,
-        {"entries_page_size", {"1", "2"}},
-        kContext,
-        hostile,
-        kHoles,
-        kOutputs}},
-      {"compress",
-       100,
-       {kTokens,
-        kSeqs,
-        {"hidden_size", {"17"}},
-        {"dim", {"32"}},
-        {"rope_dim", {"4"}},
-        {"ratio", {"2", "4"}},
-        {"overlap", {"0", "1"}},
-        kNumerics,
-        {"format", {"kv_f32", "kv_bf16"}},
-        kPage,
-        {"state_page_size", {"1", "3"}},
-        kContext,
-        hostile,
-        kHoles}},
-  };
-}
-
-// NaN, infinities, huge and tiny numbers in half of the rows: they stay in their rows, and mean what the definition
-// says.
-std::vector<Draw> hostile_values() {
-  const Choice nans{"nans", {"1", "2"}};
-  return {
-      {"linear",
-       60,
-       {{"num_tokens", {"2", "9"}},
-        {"in_dim", {"7", "64", "130"}},
-        {"out_dim", {"5", "64"}},
-        {"x_dtype", {"f32", "bf16"}},
-        kWeight,
-        {"out_dtype", {"f32"}},
-        {"activation_quant", {"none", "e4m3_128"}},
-        nans}},
-      {"project",
-       40,
-       {{"num_tokens", {"2", "9"}},
-        {"hidden_size", {"64"}},
-        {"num_heads", {"2"}},
-        {"head_dim", {"32"}},
-        {"rope_dim", {"16"}},
-        {"q_rank", {"32"}},
-        {"numerics", {"exact"}},
-        {"window_format", {"kv_f32"}},
-        nans}},
-      {"index_query",
-       60,
-       {{"num_tokens", {"2", "6"}},
-        {"hidden_size", {"64"}},
-        {"q_rank", {"32"}},
-        {"index_heads", {"2"}},
-        {"index_dim", {"64", "128"}},
-        {"rope_dim", {"16"}},
-        {"numerics", {"exact"}},
-        {"format", {"index_f32"}},
-        nans}},
-      {"index",
-       40,
-       {{"num_tokens", {"4"}},
-        kSeqs,
-        {"index_heads", {"1", "3"}},
-        {"index_dim", {"32"}},
-        {"topk", {"5"}},
-        {"context", {"60"}},
-        {"format", {"index_f32"}},
-        nans}},
-      {"select_topk", 60, {kTokens, {"num_scores", {"10", "200"}}, {"topk", {"3", "64"}}, kTies, nans}},
-      {"attend",
-       60,
-       {{"num_tokens", {"4"}},
-        {"num_heads", {"3"}},
-        {"head_dim", {"20"}},
-        {"value_dim", {"16"}},
-        {"q_dtype", {"f32"}},
-        {"out_dtype", {"f32"}},
-        {"window_rows", {"list", "range"}},
-        {"window_format", {"kv_f32"}},
-        {"window_width", {"9", "70"}},
-        {"sink", {"0", "1", "2"}},
-        nans}},
-      {"merge_partials",
-       40,
-       {{"num_tokens", {"3"}}, {"num_heads", {"3"}}, {"value_dim", {"7", "64"}}, {"num_partials", {"2", "5"}}, nans}},
-  };
-}
-
 // No token, one token, nothing to see, and very many of them.
 std::vector<Draw> empty_and_large() {
   std::vector<Draw> sizes;
@@ -448,55 +253,16 @@ std::vector<Draw> empty_and_large() {
   return sizes;
 }
 
-void check_draw(const Draw& draw) {
-  const Device device = Device::cpu(2).value();
-  const char* deep = std::getenv("FATHOM_DEEP");
-  const int wanted = draw.count * (deep != nullptr && *deep == '1' ? 4 : 1);
-  Random random(2026);
-  std::int64_t agreeing = 0;
-  int failures = 0;
-  for (int tries = 0; agreeing < wanted; ++tries) {
-    ASSERT_LT(tries, 40 * wanted) << draw.op << ": nearly all draws are refused";
-    std::string text;
-    for (const Choice& choice : draw.choices) {
-      const char* value =
-          choice.values[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(choice.values.size())))];
-      if (*value != '\0') text += std::string(choice.field) + "=" + value + " ";
-    }
-    text += "seed=" + std::to_string(tries + 1);
-    const auto read = read_case(draw.op, text);
-    if (!read.ok() || !plan_problem(*read->op, read->problem.data(), device).ok()) continue;
-    for (const Tally& tally : check_cases(draw.op, {text}, device)) {
-      agreeing += tally.agreeing;
-      for (const std::string& failure : tally.failures) ADD_FAILURE() << failure, ++failures;
-    }
-    ASSERT_LT(failures, 5) << "and so on";
-  }
-  test::count_cases(agreeing);
-}
-
-class RandomCases : public testing::TestWithParam<Draw> {};
-class RandomLayers : public RandomCases {};
-class HostileIndices : public RandomCases {};
-class HostileTables : public RandomCases {};
-class HostileValues : public RandomCases {};
-class EmptyAndLarge : public RandomCases {};
+class RandomCases : public DrawnCases {};
+class RandomLayers : public DrawnCases {};
+class EmptyAndLarge : public DrawnCases {};
 
 TEST_P(RandomCases, AgreeWithTheDefinition) { check_draw(GetParam()); }
 TEST_P(RandomLayers, AgreeWithTheDefinition) { check_draw(GetParam()); }
-TEST_P(HostileIndices, AgreeWithTheDefinition) { check_draw(GetParam()); }
-TEST_P(HostileTables, AgreeWithTheDefinition) { check_draw(GetParam()); }
-TEST_P(HostileValues, AgreeWithTheDefinition) { check_draw(GetParam()); }
 TEST_P(EmptyAndLarge, AgreeWithTheDefinition) { check_draw(GetParam()); }
 
-std::string name_of_draw(const testing::TestParamInfo<Draw>& tested) {
-  return std::string(tested.param.op) + "_" + std::to_string(tested.index);
-}
 INSTANTIATE_TEST_SUITE_P(All, RandomCases, testing::ValuesIn(draws()), name_of_draw);
 INSTANTIATE_TEST_SUITE_P(All, RandomLayers, testing::ValuesIn(layers()), name_of_draw);
-INSTANTIATE_TEST_SUITE_P(All, HostileIndices, testing::ValuesIn(hostile_indices()), name_of_draw);
-INSTANTIATE_TEST_SUITE_P(All, HostileTables, testing::ValuesIn(hostile_tables()), name_of_draw);
-INSTANTIATE_TEST_SUITE_P(All, HostileValues, testing::ValuesIn(hostile_values()), name_of_draw);
 INSTANTIATE_TEST_SUITE_P(All, EmptyAndLarge, testing::ValuesIn(empty_and_large()), name_of_draw);
 
 }  // namespace
