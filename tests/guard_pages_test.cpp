@@ -75,10 +75,13 @@ TEST_P(GuardPages, NothingPastAnArgumentIsTouched) {
       for (std::size_t i = 0; i < views.size(); ++i) {
         if (views[i].is_absent()) continue;
         const Role role = built->op->args[i].role;
-        // A cache may be bytes of any stride; other arguments reach as far as their last element.
-        const harness::GuardedBlock& block =
-            is_written(role) && !harness::is_inout(role) ? plain.blocks[i] : built->args[i].block;
-        copies.emplace_back(block.bytes(), side);
+        if (is_written(role) && !harness::is_inout(role)) {
+          const std::vector<std::byte> unwritten(static_cast<std::size_t>(harness::span_bytes(views[i])),
+                                                 std::byte{0x5a});
+          copies.emplace_back(unwritten, side);
+        } else {
+          copies.emplace_back(built->args[i].block.bytes(), side);
+        }
         views[i].data = copies.back().data();
       }
       Workspace workspace;

@@ -15,6 +15,7 @@ constexpr Determinism cuda(const char* op, const char* implementation, Word batc
 }
 
 constexpr Determinism kTable[] = {
+    cuda("linear", "cuda:sm90", Word::not_guaranteed),
     cuda("linear", "cuda:sm80", Word::not_guaranteed),
     cuda("linear", "cuda:simt", Word::unverified),
     cpu("linear"),
