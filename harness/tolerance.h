@@ -8,7 +8,7 @@
 namespace fathom::harness {
 
 /// An element passes if |a - b| <= absolute * rms(reference) + relative * |b|; the whole argument if its relative L2
-/// error is at most `l2`.
+/// error is at most `l2` times 1 + 4 / sqrt(elements).
 struct Tolerance {
   double absolute;
   double relative;
