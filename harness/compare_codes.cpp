@@ -84,8 +84,7 @@ void compare_row(const OpCase& built, const PagedCacheView& came, const PagedCac
   for (const float value : b) square += std::isfinite(value) ? static_cast<double>(value) * value : 0;
   const double rms = std::sqrt(square / static_cast<double>(b.size()));
   // A row of floats holds bf16 values in served numerics, whatever its container; state rows are never rounded.
-  const bool rounded = is_served(built) && came.layout.format != CacheFormat::state_f32;
-  const Tolerance tolerance = tolerance_of(built, result.name, rounded ? DType::bf16 : DType::f32);
+  const bool served = is_served(built) && came.layout.format != CacheFormat::state_f32;
   const auto fail = [&](int element) {
     if (result.failure.empty()) {
       result.failure = sentence("slot %lld element %d is %.9g, expected %.9g", slot, element, a[element], b[element]);
@@ -101,6 +100,8 @@ void compare_row(const OpCase& built, const PagedCacheView& came, const PagedCac
         result.failure = "slot " + std::to_string(slot) + " has padding that is not zero";
       continue;
     }
+    const bool rounded = served || segment.dtype == DType::bf16;
+    const Tolerance tolerance = tolerance_of(built, result.name, rounded ? DType::bf16 : DType::f32);
     double scale = 1, expected_scale = 1;
     for (int i = 0; i < segment.count; ++i) {
       const int element = segment.first + i;

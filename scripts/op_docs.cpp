@@ -4,6 +4,7 @@
 #include <fstream>
 #include <string>
 
+#include "core/determinism.h"
 #include "fathom/core/op.h"
 
 using namespace fathom;
@@ -50,6 +51,32 @@ std::string page(const OpSpec& op) {
   return text;
 }
 
+std::string determinism_page() {
+  std::string text = "# Determinism\n\n" + std::string(kMadeBy);
+  text +=
+      "What each implementation promises about its bits, in the five words that cuDNN uses (the table is `src/core/determinism.cpp`).\n\n"
+      "- **Repeatability**: the same call again, on the same machine and build, gives the same bits; on CPUs with any number of threads.\n"
+      "- **Batch invariance**: a token's bits do not depend on the other tokens of its step, on their number or their order.\n\n"
+      "| word | meaning |\n|---|---|\n"
+      "| Supported | always; a test holds it |\n"
+      "| Replay only | when one captured graph is replayed |\n"
+      "| Not guaranteed | known to depend on it |\n"
+      "| Unverified | believed, and held by no test |\n"
+      "| Unsupported | the implementation refuses such calls |\n\n"
+      "| op | implementation | repeatability | batch invariance |\n|---|---|---|---|\n";
+  for (const Determinism& row : determinism_table()) {
+    text += "| [" + std::string(row.op) + "](" + row.op + ".md) | `" + row.implementation + "`" +
+            (std::string(row.op) == "layer" ? std::string(" (") + name_of(row.device) + ")" : std::string()) + " | " +
+            name_of(row.repeatability) + " | " + name_of(row.batch_invariance) + " |\n";
+  }
+  text +=
+      "\nThe suite `DeterminismWords` proves the CPU's rows: twenty runs on one to four threads with other bytes in outputs and workspace,\n"
+      "and the tokens of every case in one call, in two, and each alone with the last first (whole sequences where an op carries state).\n"
+      "`CudaConformance` runs every case twice and demands equal bits. A layer's words are those of the weakest of its ops; on the CPU its\n"
+      "bits depend on chunks, page sizes and page order as little (suite `Layer`). Other instruction sets, GPUs and builds give other bits.\n";
+  return text;
+}
+
 bool write(const std::string& path, const std::string& text) {
   std::ofstream file(path, std::ios::binary);
   file << text;
@@ -67,6 +94,8 @@ int main(int argc, char** argv) {
     written = write(folder + "/" + op->name + ".md", page(*op)) && written;
     list += "| [" + std::string(op->name) + "](" + op->name + ".md) | " + cell(op->summary) + " |\n";
   }
+  list += "\nWhich implementations give the same bits, and when: [determinism](determinism.md).\n";
+  written = write(folder + "/determinism.md", determinism_page()) && written;
   written = write(folder + "/README.md", list) && written;
   if (!written) return std::fprintf(stderr, "op_docs: cannot write to %s\n", folder.c_str()), 1;
   return 0;

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.   test_deep.sh JOBS
+# What takes a compiler's help or more time: the tests under AddressSanitizer with UndefinedBehaviorSanitizer, the fuzzers, the
+# tests under ThreadSanitizer, all cases on all instruction sets.   test_deep.sh JOBS
 # A sanitizer that cannot see a planted bug would pass everything, so each must catch one first.
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
@@ -26,6 +27,12 @@ pick_compiler() {
   done
 }
 
+# has_fuzzer: whether clang++ comes with libFuzzer.
+has_fuzzer() {
+  echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' |
+    clang++ -x c++ -fsanitize=fuzzer - -o "$results/fuzzer" 2>/dev/null
+}
+
 export ASAN_OPTIONS="detect_stack_use_after_return=1:allocator_may_return_null=1" UBSAN_OPTIONS="print_stacktrace=1"
 # oneTBB is not instrumented; our own tasks run on plain threads in this build (cmake/FathomSanitize.cmake).
 export TSAN_OPTIONS="halt_on_error=1:ignore_noninstrumented_modules=1"
@@ -42,8 +49,27 @@ for preset in asan tsan; do
     continue
   fi
   echo "$preset: $compiler caught the planted bug"
-  build_preset $preset fathom_tests "-DCMAKE_CXX_COMPILER=$compiler"
-  sh scripts/run_tests.sh "build/$preset/tests" "$results/$preset" "$jobs" -
+  fuzz=OFF
+  if [ $preset = asan ] && [ "$compiler" = clang++ ] && has_fuzzer; then fuzz=ON; fi
+  build_preset $preset fathom_tests "-DCMAKE_CXX_COMPILER=$compiler" "-DFATHOM_FUZZ=$fuzz"
+  # Thousands of small problems and large shapes say nothing of threads that the others do not.
+  filter='*'
+  [ $preset = asan ] || filter='-*Random*:*OfficialShapes*:*InstructionSets*:*reference*'
+  GTEST_FILTER=$filter sh scripts/run_tests.sh "build/$preset/tests" "$results/$preset" "$jobs" -
   cat "$results/$preset/counts" >>"$results/tally"
+  if [ $fuzz = ON ]; then
+    build_preset $preset fathom_fuzzers
+    sh scripts/fuzz.sh "build/$preset/fuzz" "$results/fuzz" "$jobs" 60
+    cat "$results/fuzz/counts" >>"$results/tally"
+  elif [ $preset = asan ]; then
+    echo "skipped fuzzers: they need clang++ with libFuzzer"
+    echo "0 0 1" >>"$results/tally"
+  fi
 done
+
+build_preset cpu fathom_tests
+mkdir "$results/binaries"
+ln "build/cpu/tests/test_whole" "$results/binaries/test_whole"
+FATHOM_DEEP=1 GTEST_FILTER='*InstructionSets*:*Random*' sh scripts/run_tests.sh "$results/binaries" "$results/all_cases" "$jobs" -
+cat "$results/all_cases/counts" >>"$results/tally"
 awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }' "$results/tally" >"$results/counts"

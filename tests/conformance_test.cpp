@@ -8,6 +8,7 @@
 
 #include "harness/case_file.h"
 #include "harness/conformance.h"
+#include "support/cases.h"
 
 namespace fathom::harness {
 namespace {
@@ -66,6 +67,7 @@ TEST_P(Conformance, AgreesWithTheReference) {
   }
   std::printf("%s %s: %lld cases agree, %lld sound, %lld refused\n", op.c_str(), implementation.c_str(),
               static_cast<long long>(agreeing), static_cast<long long>(sound), static_cast<long long>(refused));
+  test::count_cases(agreeing + sound);
   EXPECT_GT(agreeing + sound, 0) << op << ": " << implementation << " refuses every case";
 }
 

@@ -125,7 +125,7 @@ Status read_json(const std::string& what, const JsonSource& source, const JsonLi
 JsonSource json_source(std::string_view text) {
   return [text](char* buffer, std::size_t bytes) mutable -> Result<std::size_t> {
     const std::size_t count = std::min(bytes, text.size());
-    std::memcpy(buffer, text.data(), count);
+    if (count > 0) std::memcpy(buffer, text.data(), count);  // an empty view may have no address
     text.remove_prefix(count);
     return count;
   };

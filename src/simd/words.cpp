@@ -1,5 +1,7 @@
 #include "simd/words.h"
 
+#include <cstring>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "simd/words.cpp"
 #include <hwy/foreach_target.h>
@@ -151,6 +153,23 @@ void accumulate_rows(const float* weights, std::int64_t weights_stride, int head
 void scale_row(float* values, std::int64_t count, float factor) { HWY_DYNAMIC_DISPATCH(scale_row)(values, count, factor); }
 float sum_of_squares(const float* values, std::int64_t count) { return HWY_DYNAMIC_DISPATCH(sum_of_squares)(values, count); }
 const char* target_name() { return HWY_DYNAMIC_DISPATCH(target_name)(); }
+
+std::vector<const char*> target_names() {
+  std::vector<const char*> names;
+  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) names.push_back(hwy::TargetName(target));
+  return names;
+}
+
+bool force_target(const char* name) {
+  std::int64_t wanted = 0;
+  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    if (name != nullptr && std::strcmp(name, hwy::TargetName(target)) == 0) wanted = target;
+  }
+  if (name != nullptr && wanted == 0) return false;
+  hwy::SetSupportedTargetsForTest(wanted);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  return true;
+}
 
 }  // namespace fathom::simd
 #endif

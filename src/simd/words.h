@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace fathom::simd {
 
@@ -24,5 +25,11 @@ float sum_of_squares(const float* values, std::int64_t count);
 
 /// Instruction set that dispatch chose ("AVX3", "AVX2", ...).
 const char* target_name();
+
+/// Instruction sets that were compiled in and that this machine has, best first.
+std::vector<const char*> target_names();
+/// From here on dispatch takes `name`, one of target_names(), in the whole process; null gives the choice back to the machine.
+/// For tests, while nothing else runs. False, and nothing changes, for a name that is not there.
+bool force_target(const char* name);
 
 }  // namespace fathom::simd

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "support/cases.h"
+
 #include <cmath>
 #include <limits>
 #include <random>
@@ -66,6 +68,7 @@ void for_every_boundary(int last, Value value, Check&& check) {
 }
 
 TEST(NumberCodecs, E4m3DecodesEveryCode) {
+  test::count_cases(256);
   for (int code = 0; code < 256; ++code) {
     const float value = decode_e4m3(static_cast<std::uint8_t>(code));
     if ((code & 127) == 127) {
@@ -80,6 +83,7 @@ TEST(NumberCodecs, E4m3DecodesEveryCode) {
 }
 
 TEST(NumberCodecs, E4m3EncodesEveryBf16AsTheSlowSearch) {
+  test::count_cases(65536);
   for_every_bf16(
       [](float value) { ASSERT_EQ(encode_e4m3(value), std::isnan(value) ? 0x7f : slow_e4m3(value)) << value; });
 }
@@ -100,6 +104,7 @@ TEST(NumberCodecs, E2m1DecodesEveryCodeAndIgnoresTheHighNibble) {
 }
 
 TEST(NumberCodecs, E2m1EncodesEveryBf16AsTheSlowSearch) {
+  test::count_cases(65536);
   for_every_bf16([](float value) {
     ASSERT_EQ(encode_e2m1(value), std::isnan(value) ? (std::signbit(value) ? 8 : 0) : slow_e2m1(value)) << value;
   });
@@ -114,6 +119,7 @@ TEST(NumberCodecs, E2m1RoundsTiesToEven) {
 }
 
 TEST(NumberCodecs, Ue8m0DecodesEveryCode) {
+  test::count_cases(256);
   for (int code = 0; code < 255; ++code) {
     EXPECT_EQ(decode_ue8m0(static_cast<std::uint8_t>(code)), std::ldexp(1.0, code - 127)) << code;
   }
@@ -131,6 +137,7 @@ TEST(NumberCodecs, CeilLog2OfEveryNormalBf16) {
 
 // Multiplying by the rounded reciprocal must give the exponent that exact division gives.
 TEST(NumberCodecs, ScaleExponentsOfEveryBf16AreThoseOfExactDivision) {
+  test::count_cases(65536);
   const auto exact = [](double largest, double most) {
     int e = -200;
     while (std::ldexp(most, e) < largest) ++e;

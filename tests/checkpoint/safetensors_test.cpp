@@ -9,6 +9,7 @@
 #include "checkpoint/checkpoint_files.h"
 #include "checkpoint/safetensors.h"
 #include "fathom/checkpoint.h"
+#include "support/cases.h"
 
 namespace fathom {
 namespace {
@@ -186,6 +187,7 @@ TEST(MaliciousFile, IsRefusedByName) {
   const TemporaryFolder folder;
   const std::vector<BadFile> files = bad_files();
   ASSERT_GE(files.size(), 60u);
+  test::count_cases(static_cast<std::int64_t>(files.size()));
   for (const BadFile& bad : files) {
     const auto checkpoint = Checkpoint::open(folder.write("bad.safetensors", bad.bytes));
     ASSERT_FALSE(checkpoint.ok()) << bad.name;
@@ -201,6 +203,7 @@ TEST(MaliciousFile, IsRefusedByName) {
 TEST(MaliciousFile, EveryPrefixOfARightFileIsRefused) {
   const TemporaryFolder folder;
   const std::string right = safetensors(std::string("{") + kRightEntry + "}", 4);
+  test::count_cases(static_cast<std::int64_t>(right.size()));
   for (std::size_t bytes = 0; bytes < right.size(); ++bytes) {
     EXPECT_FALSE(Checkpoint::open(folder.write("cut.safetensors", right.substr(0, bytes))).ok()) << bytes;
   }
@@ -216,6 +219,7 @@ TEST(MaliciousFile, EveryFlippedBitIsAStatusOrARightFile) {
   const auto put = [&](std::size_t at, int byte) {
     file.seekp(static_cast<std::streamoff>(at)).put(static_cast<char>(byte)).flush();
   };
+  test::count_cases(static_cast<std::int64_t>(8 * (right.size() - 8)));
   for (std::size_t bit = 0; bit < 8 * (right.size() - 8); ++bit) {
     put(bit / 8, right[bit / 8] ^ 1 << bit % 8);
     const auto checkpoint = Checkpoint::open(path);

@@ -1,0 +1,60 @@
+#include "core/determinism.h"
+
+namespace fathom {
+namespace {
+
+// CPU: work is split by sizes alone, and every sum runs in an order of its own (simd/words.h).
+constexpr Determinism cpu(const char* op, const char* implementation = "cpu") {
+  return {op, implementation, DeviceKind::cpu, Word::supported, Word::supported};
+}
+constexpr Determinism definition(const char* op) { return cpu(op, "reference"); }
+// CUDA: sums run in a fixed order for one shape. How a shape is split, or which form of a kernel takes it, follows the
+// number of tokens where the word is "not guaranteed".
+constexpr Determinism cuda(const char* op, const char* implementation, Word batch_invariance) {
+  return {op, implementation, DeviceKind::cuda, Word::supported, batch_invariance};
+}
+
+constexpr Determinism kTable[] = {
+    cuda("linear", "cuda:sm90", Word::not_guaranteed),
+    cuda("linear", "cuda:sm80", Word::not_guaranteed),
+    cuda("linear", "cuda:simt", Word::unverified),
+    cpu("linear"),
+    definition("linear"),
+    cuda("project", "cuda:simt", Word::not_guaranteed),
+    cpu("project"),
+    definition("project"),
+    cuda("compress", "cuda:simt", Word::not_guaranteed),
+    cpu("compress"),
+    definition("compress"),
+    cuda("index_query", "cuda:simt", Word::not_guaranteed),
+    cpu("index_query"),
+    definition("index_query"),
+    cuda("index", "cuda:sm80", Word::unverified),
+    cuda("index", "cuda:simt", Word::unverified),
+    cpu("index"),
+    definition("index"),
+    cuda("select_topk", "cuda:simt", Word::unverified),
+    cpu("select_topk"),
+    definition("select_topk"),
+    cuda("attend", "cuda:hopper", Word::not_guaranteed),
+    cuda("attend", "cuda:sm90", Word::not_guaranteed),
+    cuda("attend", "cuda:sm80", Word::not_guaranteed),
+    cuda("attend", "cuda:simt", Word::unverified),
+    cpu("attend"),
+    definition("attend"),
+    cuda("merge_partials", "cuda:simt", Word::unverified),
+    cpu("merge_partials"),
+    definition("merge_partials"),
+    cuda("output", "cuda:sm80", Word::not_guaranteed),
+    cuda("output", "cuda:simt", Word::not_guaranteed),
+    cpu("output"),
+    definition("output"),
+    cuda("layer", "stages", Word::not_guaranteed),
+    cpu("layer", "stages"),
+};
+
+}  // namespace
+
+std::span<const Determinism> determinism_table() noexcept { return kTable; }
+
+}  // namespace fathom
