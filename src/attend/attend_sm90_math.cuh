@@ -74,6 +74,7 @@ __device__ __forceinline__ void start_values(const Shared& shared, int tile_slot
 
 /// A tile and its weights have been used by this warp.
 __device__ __forceinline__ void release(Shared& shared, int tile_slot, int owner) {
+  __syncwarp();  // all lanes have read what goes with them
   if (threadIdx.x % 32 != 0) return;
   barrier::arrive(&shared.tile_empty[tile_slot]);
   barrier::arrive(&shared.weights_empty[owner]);
@@ -153,7 +154,7 @@ __device__ __forceinline__ void publish(Shared& shared, int group, const Weights
   barrier::publish_to_tensor_cores();
   __syncwarp();
   if (quad == 0)
-    barrier::arrive(&shared.weights_full[group]);  // who wrote a base; one lane would do, but not for racecheck
+    barrier::arrive(&shared.weights_full[group]);  // who wrote a base
 }
 
 /// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for

@@ -15,6 +15,7 @@ constexpr Determinism cuda(const char* op, const char* implementation, Word batc
 }
 
 constexpr Determinism kTable[] = {
+    cuda("linear", "cuda:hopper", Word::not_guaranteed),
     cuda("linear", "cuda:sm90", Word::not_guaranteed),
     cuda("linear", "cuda:sm80", Word::not_guaranteed),
     cuda("linear", "cuda:simt", Word::unverified),
@@ -36,7 +37,6 @@ constexpr Determinism kTable[] = {
     cuda("select_topk", "cuda:simt", Word::unverified),
     cpu("select_topk"),
     definition("select_topk"),
-    cuda("attend", "cuda:hopper", Word::not_guaranteed),
     cuda("attend", "cuda:sm90", Word::not_guaranteed),
     cuda("attend", "cuda:sm80", Word::not_guaranteed),
     cuda("attend", "cuda:simt", Word::unverified),

@@ -20,13 +20,14 @@ void PrintTo(const GoldenCase& golden, std::ostream* out) {
   *out << golden.folder << " " << name_of(golden.numerics) << " layer " << golden.layer << " " << golden.attend;
 }
 
-/// The bound of a measure. Last-place differences of P become whole E4M3 code steps in front of wo_b: a running maximum
-/// alone cost the CPU 6.0e-3 and 2.9e-2 (docs/design/0007); over eight splittings the fast kernels measured 6.5e-3 to
-/// 8.9e-3, and 2.4e-2 to 3.4e-2 for the worst token.
+/// The bound of a measure. Last-place differences of P become whole E4M3 code steps in front of wo_b. The expected values
+/// round P relative to the final maximum; against P not rounded at all that is 1.1e-2, worst token 3.1e-2 (docs/design/0007),
+/// and a rounding of our own, relative to another base, is as large and independent of it: sqrt(2) times as much.
+/// Measured over eight splittings, for three kernels: 6.5e-3 to 1.4e-2, and 2.4e-2 to 3.4e-2.
 double bound_of(const GoldenCase& golden, const Measure& measure) {
   const bool quantises_again = std::string(golden.folder) == "tiny_fp8";
   if (!quantises_again || *golden.attend != '\0') return measure.bound;
-  return measure.quantity == "output" ? 1.2e-2 : measure.quantity == "output, worst token" ? 4e-2 : measure.bound;
+  return measure.quantity == "output" ? 1.6e-2 : measure.quantity == "output, worst token" ? 4.4e-2 : measure.bound;
 }
 
 void expect_all_hold(const Device& device, const GoldenCase& golden_case, GoldenOptions options) {
