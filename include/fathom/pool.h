@@ -20,13 +20,16 @@ struct PagePoolOptions {
   std::int64_t index_state_pages = 0;
   /// Tokens below the greatest length of a sequence that roll_back and fork can always undo; the rows this needs are kept.
   int rollback_tokens = 0;
+  /// Tokens of a sequence that the batch's block tables have room for from the first step on; they widen for longer
+  /// ones.
+  std::int64_t sequence_tokens = 0;
   std::uint64_t page_order_seed = 0;  ///< 0: pages are handed out in order; otherwise in a seeded random order
   /// CUDA: all the pool does on the device is ordered on this stream; run the layers on it too.
   Stream stream = {};
 };
 
 /// Pages that `tokens` tokens in each of `sequences` sequences (forks included) need, with `rollback_tokens` kept, in
-/// steps of at most problem.num_tokens tokens.
+/// steps of at most problem.num_tokens tokens. Block tables get room for `tokens`.
 Result<PagePoolOptions> pool_options_for(const LayerProblem& problem, std::int64_t sequences, std::int64_t tokens,
                                          int rollback_tokens = 0) noexcept;
 
@@ -54,8 +57,11 @@ class PagePool {
   std::int64_t num_free_pages(int cache) const noexcept;  ///< cache: one of Cache
 
   /// Makes room for `counts[i]` further tokens of `sequences[i]`, all or nothing, copies shared pages that will be
-  /// written, and returns the bookkeeping of the step in that order, valid until the next call. Run the layers, then call
-  /// commit. On CUDA the batch's arrays keep their addresses for as long as steps are no larger than the largest so far.
+  /// written, and returns the bookkeeping of the step in that order, valid until the next call. Run the layers, then
+  /// call commit. Block tables have one width. On CUDA the arrays keep their addresses too, so that a captured graph
+  /// may be replayed for every step of no more tokens and sequences than it was captured for: what a smaller step
+  /// leaves over is padded with -1. Both hold while steps stay within problem.num_tokens and num_seqs, and sequences
+  /// within sequence_tokens (or within the largest so far); what is larger makes all arrays anew.
   Result<Batch> begin_step(std::span<const int> sequences, std::span<const std::int64_t> counts) noexcept;
   /// The step's tokens now belong to their sequences; rows that no later step can need are freed.
   Status commit() noexcept;

@@ -2,8 +2,8 @@
 
 Every op of the library is a function here (fathom.ops() lists them, help(fathom.attend) describes one);
 fathom.plan makes a plan once for many runs. fathom.Attention and fathom.Cache are the whole layer from a checkpoint,
-fathom.reference its definition in NumPy, fathom.compat.flash_mla FlashMLA's interface. NumPy and torch are used
-where they are, never needed.
+fathom.reference its definition in NumPy, fathom.compat.flash_mla FlashMLA's interface, fathom.hf a transformers model on
+Fathom, fathom.draft the functions of an early draft. NumPy and torch are used where they are, never needed.
 """
 
 from . import _ops
@@ -33,13 +33,16 @@ __all__ = [
 ]
 
 
+_MODULES = ("reference", "compat", "hf", "draft", "torch_ops")
+
+
 def __getattr__(name):
     # Ops are looked up in the library when they are first named, so that importing fathom loads nothing.
     if name in ("Attention", "Cache", "Checkpoint"):
         from . import _layer
 
         return getattr(_layer, name)
-    if name in ("reference", "compat"):
+    if name in _MODULES:
         import importlib
 
         return importlib.import_module("." + name, __name__)
@@ -53,4 +56,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*__all__, *ops(), "reference", "compat"})
+    return sorted({*__all__, *ops(), *_MODULES})

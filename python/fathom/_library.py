@@ -7,7 +7,7 @@ import os
 import pathlib
 from ctypes import POINTER, byref, c_char_p, c_float, c_int16, c_int32, c_int64, c_uint8, c_uint64, c_void_p
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 DTYPES = ("f32", "bf16", "e4m3", "e2m1x2", "ue8m0", "i32", "i64", "u8")  # in the order of fathom_dtype
 MAX_RANK = 4
 
@@ -71,6 +71,7 @@ class PoolOptions(ctypes.Structure):
         ("index_pages", c_int64),
         ("state_pages", c_int64),
         ("index_state_pages", c_int64),
+        ("sequence_tokens", c_int64),
         ("page_order_seed", c_uint64),
         ("stream", c_void_p),
     ]
@@ -88,6 +89,9 @@ _CHECKED = {
     "fathom_plan_workspace_size": [c_void_p, POINTER(WorkspaceSize)],
     "fathom_workspace_carve": [c_void_p, c_int64, POINTER(WorkspaceSize), POINTER(Workspace)],
     "fathom_workspace_init": [c_void_p, POINTER(Workspace), c_void_p],
+    "fathom_memory_create": [c_void_p, c_int64, _HANDLE],
+    "fathom_copy": [c_void_p, c_void_p, c_void_p, c_int64, c_void_p],
+    "fathom_synchronize": [c_void_p, c_void_p],
     "fathom_op_json": [c_char_p, *_TEXT],
     "fathom_candidates_json": [c_char_p, c_char_p, c_void_p, *_TEXT],
     "fathom_rope_table": [POINTER(Rope), c_int64, _TENSOR],
@@ -128,6 +132,8 @@ _PLAIN = {
     "fathom_plan_implementation": (c_char_p, [c_void_p]),
     "fathom_device_destroy": (None, [c_void_p]),
     "fathom_plan_destroy": (None, [c_void_p]),
+    "fathom_memory_destroy": (None, [c_void_p]),
+    "fathom_memory_data": (c_void_p, [c_void_p]),
     "fathom_config_destroy": (None, [c_void_p]),
     "fathom_config_num_layers": (c_int32, [c_void_p]),
     "fathom_checkpoint_destroy": (None, [c_void_p]),
@@ -190,6 +196,12 @@ def library():
     return loaded
 
 
+def torch_library():
+    """Where libfathom_torch.so is expected; FATHOM_TORCH_LIBRARY names another place."""
+    named = os.environ.get("FATHOM_TORCH_LIBRARY")
+    return pathlib.Path(named) if named else pathlib.Path(library().path).parent / "libfathom_torch.so"
+
+
 def call(name, *arguments):
     """Calls a function that reports a status."""
     status = Status()
@@ -231,3 +243,19 @@ class Owned:
 def device(name="cpu", num_threads=0):
     """The device called "cpu", "cuda" or "cuda:N"; one object for each."""
     return Owned("fathom_device_create", "fathom_device_destroy", name.encode(), num_threads)
+
+
+def device_name(name):
+    """A device by its one name: "cuda" is "cuda:0", and a torch.device is a name too."""
+    name = str(name)
+    return "cuda:0" if name == "cuda" else name
+
+
+class Memory:
+    """Bytes on a device, aligned to 256, freed with the last reference."""
+
+    __slots__ = ("address", "_owned")
+
+    def __init__(self, device_called, size):
+        self._owned = Owned("fathom_memory_create", "fathom_memory_destroy", device(device_called).pointer, size)
+        self.address = library().fathom_memory_data(self._owned.pointer)

@@ -5,6 +5,7 @@ import platform
 import sys
 
 from . import _library
+from ._library import torch_library
 from ._ops import ops
 
 
@@ -35,8 +36,9 @@ def info():
         "library": loaded.path,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "modules": {name: _version_of(name) for name in ("numpy", "ml_dtypes", "torch")},
+        "modules": {name: _version_of(name) for name in ("numpy", "ml_dtypes", "torch", "transformers")},
         "devices": devices,
+        "torch_library": str(torch_library()) if torch_library().exists() else None,
         "ops": list(ops()),
     }
 
@@ -68,10 +70,15 @@ def doctor(file=None):
             _library.device("cuda")
         except (NotImplementedError, RuntimeError, ValueError) as refusal:
             say("–", f"cuda: {refusal}")
+    if found["torch_library"]:
+        say("✔", f"libfathom_torch at {found['torch_library']}")
+    else:
+        say("–", "libfathom_torch is not here: torch.ops.fathom goes through ctypes; build with FATHOM_TORCH=ON")
     remedies = {
         "numpy": "results need memory of your own; pip install numpy",
         "ml_dtypes": "bf16 NumPy results must be given; pip install ml_dtypes",
-        "torch": "torch tensors and CUDA workspaces are not available; pip install torch",
+        "torch": "no torch tensors, fathom.torch_ops and fathom.draft; pip install torch",
+        "transformers": "no fathom.hf; pip install transformers",
     }
     for name, version in found["modules"].items():
         if version:

@@ -156,17 +156,6 @@ class _HostBlock:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
 
 
-class _DeviceBlock:
-    """Device memory, which torch allocates."""
-
-    def __init__(self, size, device):
-        torch = sys.modules.get("torch")
-        if torch is None:
-            raise NotImplementedError("fathom: workspaces on CUDA are allocated by torch, which is not imported")
-        self.memory = torch.empty(size + 256, dtype=torch.uint8, device=device)
-        self.address = (self.memory.data_ptr() + 255) // 256 * 256
-
-
 class Call:
     """A run with everything prepared: calling it is one call of the library."""
 
@@ -191,9 +180,10 @@ class Plan:
     A plan owns one workspace, so runs of one plan wait for each other; threads that should not wait make their own.
     """
 
-    def __init__(self, op_name, problem, device="cpu", force="", num_threads=0, stream=0):
+    def __init__(self, op_name, problem, device="cpu", force="", num_threads=0, stream=None):
         self.op = op(op_name)
-        self.problem, self.device = problem, device
+        device = _library.device_name(device)
+        self.problem, self.device, self._on_host = problem, device, device == "cpu"
         self._owned = _library.Owned(
             "fathom_plan_create",
             "fathom_plan_destroy",
@@ -207,9 +197,10 @@ class Plan:
         self._size = WorkspaceSize()
         call("fathom_plan_workspace_size", self._pointer, byref(self._size))
         total = sum((part + 255) // 256 * 256 for part in self.workspace_bytes)
-        self._block = _HostBlock(total) if device == "cpu" else _DeviceBlock(total, device)
+        self._block = _HostBlock(total) if device == "cpu" else _library.Memory(device, total)
         self._room = Workspace()
         call("fathom_workspace_carve", self._block.address, total, byref(self._size), byref(self._room))
+        stream = current_stream(device) if stream is None else stream
         call("fathom_workspace_init", self._pointer, byref(self._room), stream)
 
         self._count = len(self.op.args)
@@ -249,8 +240,13 @@ class Plan:
         args[place] = array.tensor
         return array
 
-    def __call__(self, *, stream=0, **arrays):
-        """Runs on the arrays, by name (fathom.op(name).args). On CUDA `stream` is a cudaStream_t as a number."""
+    def __call__(self, *, stream=None, **arrays):
+        """Runs on the arrays, by name (fathom.op(name).args).
+
+        `stream` is a cudaStream_t as a number; left out, it is the one that torch works on, and 0 without torch.
+        """
+        if stream is None:
+            stream = 0 if self._on_host else current_stream(self.device)
         with self._lock:
             memory, places = self._memory, self._places
             given = tuple(arrays)
@@ -267,13 +263,26 @@ class Plan:
                 raise_status(self._status)
             del alive
 
-    def bind(self, *, stream=0, **arrays):
-        """A Call on these arrays. Their memory is read and written by every call, so it must keep its place."""
+    def arguments(self, views):
+        """All arguments as a ctypes array, from Views by keyword."""
+        args = (Tensor * self._count)()
+        for keyword, array in views.items():
+            self._place(args, keyword, array)
+        return args
+
+    def arguments_like(self, array):
+        """A copy of such an array, to put other addresses in."""
+        return type(array).from_buffer_copy(array)
+
+    def bind(self, *, stream=None, **arrays):
+        """A Call on these arrays and the stream of now. Every call reads and writes their memory: it must keep its place."""
         args = (Tensor * self._count)()
         owners = [self._place(args, keyword, array) for keyword, array in arrays.items()]
+        if stream is None:
+            stream = current_stream(self.device)
         return Call(self, ctypes.addressof(args), (args, owners), stream)
 
-    def run_raw(self, array, stream=0):
+    def run_raw(self, array, stream):
         """Runs on a ctypes array of all arguments."""
         with self._lock:
             if (
@@ -296,7 +305,7 @@ def capacity(count):
 
 
 @functools.lru_cache(maxsize=64)
-def cached_plan(op_name, problem, device="cpu", force="", stream=0):
+def cached_plan(op_name, problem, device="cpu", force="", stream=None):
     """Plans of one problem differ by stream: what runs on two streams at once must not share a workspace."""
     return Plan(op_name, problem, device, force, stream=stream)
 

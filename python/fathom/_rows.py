@@ -81,12 +81,16 @@ def quantize_kv(values, layout="v4_fp8"):
 
     Returns u8 [num_pages, page_size, 1, bytes of a row], FlashMLA's container shape; the first stride is the page
     stride, rounded up as engines do. Scales of a page lie at its end, so single rows of this array mean nothing (7.1).
+    CUDA tensors make the trip through host memory, here and in dequantize_kv.
     """
     num_pages, page_size, dim = values.shape[0], values.shape[1], values.shape[-1]
     if len(values.shape) not in (3, 4) or len(values.shape) == 4 and values.shape[2] != 1:
         raise ValueError(f"quantize_kv: values has shape {list(values.shape)}, expected [num_pages, page_size, dim]")
     rows = row_layout(layout, dim, page_size)
     stride = rows.page_stride
+    device = values.device if view(values).tensor.device else None
+    if device is not None:
+        values = values.cpu()
     pages = empty((num_pages, stride), "u8", [values])
     pages[...] = 0
     count = num_pages * page_size
@@ -94,6 +98,8 @@ def quantize_kv(values, layout="v4_fp8"):
         packed = values.reshape(count, dim)
         _copy_rows("fathom_cache_write", layout, dim, page_size, view(pages), view(packed))
     width = rows.row_bytes + rows.footer_bytes
+    if device is not None:
+        pages = pages.to(device)
     if hasattr(pages, "data_ptr"):
         return pages.as_strided((num_pages, page_size, 1, width), (stride, width, width, 1))
     import numpy
@@ -104,6 +110,8 @@ def quantize_kv(values, layout="v4_fp8"):
 def dequantize_kv(pages, layout="v4_fp8", dim=None, dtype="f32"):
     """What quantize_kv wrote, as [num_pages, page_size, dim] f32 or bf16."""
     own = view(pages, "u8")
+    if own.tensor.device:
+        return dequantize_kv(pages.cpu(), layout, dim, dtype).to(pages.device)
     if len(own.shape) != 4 or own.shape[2] != 1:
         raise ValueError(f"dequantize_kv: pages has shape {list(own.shape)}, expected [num_pages, page_size, 1, bytes]")
     num_pages, page_size, _, width = own.shape

@@ -184,6 +184,30 @@ def _from_torch(array):
     )
 
 
+def _from_cuda(array):
+    """__cuda_array_interface__ of CuPy, Numba and others; which of several GPUs it lies on, they say elsewhere."""
+    about = array.__cuda_array_interface__
+    kind, item = about["typestr"][1:2], int(about["typestr"][2:])
+    if about["typestr"][0] == ">":
+        raise ValueError("fathom.view: a big-endian array")
+    name = {("f", 4): "f32", ("i", 4): "i32", ("i", 8): "i64", ("u", 1): "u8"}.get((kind, item))
+    name = name or {("u", 2): "uint16", ("i", 2): "int16", ("f", 2): "float16", ("i", 1): "int8"}.get(
+        (kind, item), kind
+    )
+    address, read_only = about["data"]
+    strides = about.get("strides")
+    index = getattr(getattr(array, "device", None), "id", 0)
+    return (
+        address,
+        name,
+        tuple(about["shape"]),
+        strides and _in_elements(strides, item),
+        array,
+        ("cuda", index),
+        read_only,
+    )
+
+
 def _in_elements(byte_strides, item):
     if any(stride % item for stride in byte_strides):
         raise ValueError(f"fathom.view: strides of {byte_strides} bytes are no multiples of an element's {item}")
@@ -252,7 +276,7 @@ def _from_buffer(array):
 
 
 def view(array, dtype=None, shape=None):
-    """A View of a NumPy array, torch tensor, DLPack object or buffer, without copying.
+    """A View of a NumPy array, torch tensor, CUDA array, DLPack object or buffer, without copying.
 
     dtype  reads the bits as another type of the same size ("bf16" over uint16, "e4m3" over uint8), or, together with
            shape, packed bytes as anything.
@@ -273,6 +297,8 @@ def view(array, dtype=None, shape=None):
         parts = _from_torch(array)
     elif hasattr(array, "__array_interface__"):
         parts = _from_numpy(array)
+    elif hasattr(array, "__cuda_array_interface__"):
+        parts = _from_cuda(array)
     elif hasattr(array, "__dlpack__"):
         parts = _from_dlpack(array)
     else:
@@ -305,22 +331,31 @@ def view(array, dtype=None, shape=None):
     return View(address, name, own_shape, strides, owner, device, read_only)
 
 
+_TORCH_NAMES = {
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "e4m3": "float8_e4m3fn",
+    "ue8m0": "float8_e8m0fnu",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+    "e2m1x2": "uint8",
+}
+
+
+def torch_dtype(name):
+    """What torch, which is imported, calls an element type."""
+    return getattr(sys.modules["torch"], _TORCH_NAMES[name])
+
+
 def empty(shape, dtype, like=()):
-    """An uninitialised array: a torch tensor if any of `like` is one, else a NumPy array."""
+    """An uninitialised array where `like` lie: a torch tensor if any of them is one, else a NumPy array."""
     torch = sys.modules.get("torch")
     model = next((array for array in like if torch is not None and isinstance(array, torch.Tensor)), None)
     if model is not None:
-        names = {
-            "f32": "float32",
-            "bf16": "bfloat16",
-            "e4m3": "float8_e4m3fn",
-            "ue8m0": "float8_e8m0fnu",
-            "i32": "int32",
-            "i64": "int64",
-            "u8": "uint8",
-            "e2m1x2": "uint8",
-        }
-        return torch.empty(tuple(shape), dtype=getattr(torch, names[dtype]), device=model.device)
+        return torch.empty(tuple(shape), dtype=torch_dtype(dtype), device=model.device)
+    if any(view(array).tensor.device for array in like):
+        raise RuntimeError("fathom: results on CUDA are made as torch tensors only; give every output")
     try:
         import numpy
     except ImportError:

@@ -16,7 +16,6 @@ Reason refuses_attend_sm90(const AttendProblem& problem, const Device& device);
 Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 /// Whichever of sm90 and sm80 is quicker for so many queries; prepared as sm90.
-Status attend_hopper(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 Reason refuses_attend_sm80(const AttendProblem& problem, const Device& device);
 Result<Prepared> prepare_attend_sm80(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);

@@ -1,5 +1,5 @@
-// What attend's kernels share whatever the architecture: the launch, the rows of a query, the end of a head's softmax, and
-// the merge of queries that were split. Rows are kv_e4m3_ue8m0: 576 bytes in the page, eight in its footer.
+// What attend's kernels share whatever the architecture: the launch, the rows of a query, the end of a head's softmax,
+// and the merge of queries that were split. Rows are kv_e4m3_ue8m0: 576 bytes in the page, eight in its footer.
 #pragma once
 
 #include <bit>
@@ -22,10 +22,10 @@ struct alignas(16) RowAddress {
 /// Where the rows of one set lie, in numbers that address arithmetic wants.
 struct SetPlace {
   const std::byte* pages = nullptr;
-  std::uint32_t page_stride = 0;    ///< bytes
-  std::uint32_t footers = 0;        ///< bytes from a page's start to its footer
+  std::uint32_t page_stride = 0;  ///< bytes
+  std::uint32_t footers = 0;      ///< bytes from a page's start to its footer
   std::uint32_t page_size = 1;
-  std::int32_t page_shift = 0;      ///< log2(page_size), or -1
+  std::int32_t page_shift = 0;  ///< log2(page_size), or -1
   std::uint32_t num_pages = 0;
   std::uint32_t is_list = 0;
 };
@@ -36,10 +36,13 @@ struct Launch {
   AttendArgs args;
   PagedCacheView caches[2];
   SetPlace places[2];
-  int splits;
-  float* sums;     ///< [units, splits, heads, kDim]: unnormalised
-  float* states;   ///< [units, splits, 3, heads]: base, total weight, largest logit (base 2)
-  int* counters;   ///< [units]
+  std::int64_t units;  ///< queries times their blocks of heads
+  int heads;           ///< of a block, at most
+  int splits;          ///< blocks that share a query's rows
+  int parts;           ///< of them that leave their sums in memory: all, or one for each cluster
+  float* sums;         ///< [units, parts, heads, kDim]: unnormalised
+  float* states;       ///< [units, parts, 3, heads]: base, total weight, largest logit (base 2)
+  int* counters;       ///< [units, merging blocks]
 };
 
 /// Opens the caches of a launch.
@@ -50,8 +53,12 @@ inline Status open_launch(Launch& launch) noexcept {
     if (sets[s].rows_by == RowsBy::none) continue;
     const PagedCacheView& cache = launch.caches[s];
     const auto page_size = static_cast<std::uint32_t>(cache.page_size);
-    launch.places[s] = {cache.pages, static_cast<std::uint32_t>(cache.page_stride), page_size * kRowBytes, page_size,
-                        std::has_single_bit(page_size) ? std::countr_zero(page_size) : -1, static_cast<std::uint32_t>(cache.num_pages),
+    launch.places[s] = {cache.pages,
+                        static_cast<std::uint32_t>(cache.page_stride),
+                        page_size * kRowBytes,
+                        page_size,
+                        std::has_single_bit(page_size) ? std::countr_zero(page_size) : -1,
+                        static_cast<std::uint32_t>(cache.num_pages),
                         sets[s].rows_by == RowsBy::list};
   }
   return {};
@@ -60,24 +67,30 @@ inline Status open_launch(Launch& launch) noexcept {
 /// True if both caches' strides fit the launch and every row and page is aligned to `bytes`.
 inline bool is_addressable(const Launch& launch, std::uintptr_t bytes) noexcept {
   for (const PagedCacheView& cache : launch.caches) {
-    if (cache.page_stride > 0xffffffffll || (reinterpret_cast<std::uintptr_t>(cache.pages) | static_cast<std::uintptr_t>(cache.page_stride)) % bytes != 0) return false;
+    if (cache.page_stride > 0xffffffffll ||
+        (reinterpret_cast<std::uintptr_t>(cache.pages) | static_cast<std::uintptr_t>(cache.page_stride)) % bytes != 0)
+      return false;
   }
   return true;
+}
+/// True if a page's bytes can be counted in 31 bits.
+inline bool has_short_pages(const Launch& launch) noexcept {
+  return launch.caches[0].page_stride <= 0x7fffffff && launch.caches[1].page_stride <= 0x7fffffff;
 }
 /// Rows of heads that are read and written 16 bytes at a time.
 inline bool has_aligned_rows(const TensorView& view) noexcept {
   return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.strides[0] % 8 == 0 && view.strides[1] % 8 == 0;
 }
 
-/// The rows of one query, window first. Looking a row up is split in two, so that the load of its index or page number can be
-/// under way long before `address` needs it.
+/// The rows of one query, window first. Looking a row up is split in two, so that the load of its index or page number
+/// can be under way long before `address` needs it.
 class Rows {
  public:
   __device__ Rows(const Launch& launch, std::int64_t t) : places_(launch.places) {
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
-      const RowWalk walk(s == 0 ? window_set(launch.problem) : entries_set(launch.problem), s == 0 ? launch.args.window : launch.args.entries,
-                         launch.args.seq_ids, launch.caches[s], t);
+      const RowWalk walk(s == 0 ? window_set(launch.problem) : entries_set(launch.problem),
+                         s == 0 ? launch.args.window : launch.args.entries, launch.args.seq_ids, launch.caches[s], t);
       numbers_[s] = walk.numbers();
       first_[s] = static_cast<int>(walk.first());
       count_[s] = static_cast<int>(walk.count());
@@ -123,13 +136,15 @@ struct Finish {
   float inverse;
   bool is_empty;
 };
-__device__ inline Finish finish_head(const Launch& launch, int h, float base, float total) {
-  const AttendArgs& args = launch.args;
-  const float sink = args.attn_sink.is_absent() ? -kInfinity : args.attn_sink.at<float>(h);
+__device__ inline float sink_of(const Launch& launch, int h) {
+  return launch.args.attn_sink.is_absent() ? -kInfinity : launch.args.attn_sink.at<float>(h);
+}
+__device__ inline Finish finish_head(float sink, float base, float total) {
   const float denominator = total + exp2f(sink * kLog2e - base);
   return {1.f / denominator, total == 0.f || denominator == kInfinity};
 }
-__device__ inline void store_head_state(const Launch& launch, std::int64_t t, int h, float base, float total, float most) {
+__device__ inline void store_head_state(const Launch& launch, std::int64_t t, int h, float base, float total,
+                                        float most) {
   const AttendArgs& args = launch.args;
   if (!args.lse.is_absent()) args.lse.row<float>(t)[h] = base * kLn2 + logf(total);
   if (!args.max_logits.is_absent()) args.max_logits.row<float>(t)[h] = most * kLn2;
@@ -137,13 +152,15 @@ __device__ inline void store_head_state(const Launch& launch, std::int64_t t, in
 
 /// Stores kCount neighbouring elements of one head's result.
 template <int kCount>
-__device__ void store_result(const Launch& launch, std::int64_t t, int h, int first, const float (&values)[kCount], const Finish& finish) {
+__device__ void store_result(const Launch& launch, std::int64_t t, int h, int first, const float (&values)[kCount],
+                             const Finish& finish) {
   const TensorView& out = launch.args.out;
   bf16* to = static_cast<bf16*>(out.data) + t * out.strides[0] + h * out.strides[1] + first;
   std::uint32_t packed[kCount / 2];
 #pragma unroll
   for (int i = 0; i < kCount / 2; ++i) {
-    packed[i] = finish.is_empty ? 0u : mma::pack_bf16x2(values[2 * i] * finish.inverse, values[2 * i + 1] * finish.inverse);
+    packed[i] =
+        finish.is_empty ? 0u : mma::pack_bf16x2(values[2 * i] * finish.inverse, values[2 * i + 1] * finish.inverse);
   }
   if constexpr (kCount % 8 == 0) {
 #pragma unroll
@@ -153,51 +170,78 @@ __device__ void store_result(const Launch& launch, std::int64_t t, int h, int fi
   }
 }
 
-/// Merges the parts of one query's heads, in the order of the splits, when all have arrived: warp `warp` of `warps` takes every
-/// warps-th head. Sums are multiplied by `unit_of_sums` on the way out.
-template <int kHeads>
-__device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_t t, int first_head, int warp, int warps,
-                            float unit_of_sums) {
-  const int lane = threadIdx.x % 32, splits = launch.splits;
-  const float* all = launch.states + unit * splits * 3 * kHeads;
-  for (int h = warp; h < kHeads && first_head + h < launch.problem.num_heads; h += warps) {
-    // A lane for each split's state.
-    const float* state = all + lane * 3 * kHeads + h;
-    const float mine = lane < splits ? __ldcg(state) : -kInfinity;
-    const float weight = lane < splits ? __ldcg(state + kHeads) : 0.f;
-    float most = lane < splits ? __ldcg(state + 2 * kHeads) : -kInfinity;
-    float base = mine;
+/// A split query's head: the states of its parts, a lane each, brought to one base.
+struct JoinedHead {
+  float base, most, total;
+  float factor;   ///< of the lane's part
+  unsigned used;  ///< a bit for each part that saw something; the others may have left nothing
+};
+__device__ __forceinline__ JoinedHead join_head(float base, float total, float most) {
+  JoinedHead head{base, most, 0.f, 0.f, 0u};
 #pragma unroll
-    for (int d = 16; d > 0; d /= 2) {
-      base = fmaxf(base, __shfl_xor_sync(kAllLanes, base, d));
-      most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, d));
-    }
-    // A part that saw nothing may have left nothing: its sums are not looked at.
-    const float factor = weight == 0.f ? 0.f : exp2f(mine - (base == -kInfinity ? 0.f : base));
-    const float total = warp_sum(factor * weight);
-    const unsigned used = __ballot_sync(kAllLanes, weight != 0.f);
-    float sums[4][4] = {};
-#pragma unroll 4
-    for (int s = 0; s < splits; ++s) {
-      const float f = __shfl_sync(kAllLanes, factor, s);
-      const auto* from = reinterpret_cast<const float4*>(launch.sums + ((unit * splits + s) * kHeads + h) * kDim) + lane;
+  for (int d = 16; d > 0; d /= 2) {
+    head.base = fmaxf(head.base, __shfl_xor_sync(kAllLanes, head.base, d));
+    head.most = fmaxf(head.most, __shfl_xor_sync(kAllLanes, head.most, d));
+  }
+  head.factor = total == 0.f ? 0.f : exp2f(base - (head.base == -kInfinity ? 0.f : head.base));
+  head.total = warp_sum(head.factor * total);
+  head.used = __ballot_sync(kAllLanes, total != 0.f);
+  return head;
+}
+/// A warp has of a head, or of a piece of it, the elements 4 * (lane + 32 i).. of each i in `chunks`, a bit each.
+constexpr unsigned kAllChunks = 0xf;
+
+/// sums += factor * a part's; `load` gives its float4 number i.
+template <class Load>
+__device__ __forceinline__ void add_part(const JoinedHead& head, int part, unsigned chunks, float (&sums)[4][4],
+                                         Load&& load) {
+  const float factor = __shfl_sync(kAllLanes, head.factor, part);
+  const bool is_used = (head.used >> part & 1) != 0;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float4 v = __ldcg(from + 32 * i);
-        if ((used >> s & 1) == 0) v = float4{0.f, 0.f, 0.f, 0.f};
-        sums[i][0] = fmaf(f, v.x, sums[i][0]);
-        sums[i][1] = fmaf(f, v.y, sums[i][1]);
-        sums[i][2] = fmaf(f, v.z, sums[i][2]);
-        sums[i][3] = fmaf(f, v.w, sums[i][3]);
-      }
-    }
-    Finish finish = finish_head(launch, first_head + h, base, total);
-    finish.inverse *= unit_of_sums;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) store_result<4>(launch, t, first_head + h, (lane + 32 * i) * 4, sums[i], finish);
-    if (lane == 0) store_head_state(launch, t, first_head + h, base, total, most);
+  for (int i = 0; i < 4; ++i) {
+    if ((chunks >> i & 1) == 0) continue;
+    float4 v = load(i);
+    if (!is_used) v = float4{0.f, 0.f, 0.f, 0.f};
+    sums[i][0] = fmaf(factor, v.x, sums[i][0]);
+    sums[i][1] = fmaf(factor, v.y, sums[i][1]);
+    sums[i][2] = fmaf(factor, v.z, sums[i][2]);
+    sums[i][3] = fmaf(factor, v.w, sums[i][3]);
   }
 }
+/// A warp's result of head h: sums are multiplied by `unit_of_sums` on the way out.
+__device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t t, int h, const JoinedHead& head,
+                                             unsigned chunks, const float (&sums)[4][4], float unit_of_sums) {
+  const int lane = threadIdx.x % 32;
+  Finish finish = finish_head(sink_of(launch, h), head.base, head.total);
+  finish.inverse *= unit_of_sums;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if ((chunks >> i & 1) != 0) store_result<4>(launch, t, h, (lane + 32 * i) * 4, sums[i], finish);
+  }
+  if (lane == 0 && (chunks & 1) != 0) store_head_state(launch, t, h, head.base, head.total, head.most);
+}
 
+/// Merges the parts of every `step`-th head of a unit from `first` on, in the parts' order, when all have arrived. For
+/// one warp.
+template <int kHeads>
+__device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_t t, int first_head, int first,
+                            int step, float unit_of_sums) {
+  const int heads = min(launch.heads, launch.problem.num_heads - first_head);
+  const int lane = threadIdx.x % 32, parts = launch.parts;
+  const float* all = launch.states + unit * parts * 3 * kHeads;
+  for (int h = first; h < heads; h += step) {
+    const float* state = all + lane * 3 * kHeads + h;
+    const bool has_part = lane < parts;
+    const JoinedHead head = join_head(has_part ? __ldcg(state) : -kInfinity, has_part ? __ldcg(state + kHeads) : 0.f,
+                                      has_part ? __ldcg(state + 2 * kHeads) : -kInfinity);
+    float sums[4][4] = {};
+#pragma unroll 4
+    for (int p = 0; p < parts; ++p) {
+      const auto* from = reinterpret_cast<const float4*>(launch.sums + ((unit * parts + p) * kHeads + h) * kDim) + lane;
+      add_part(head, p, kAllChunks, sums, [&](int i) { return __ldcg(from + 32 * i); });
+    }
+    store_joined(launch, t, first_head + h, head, kAllChunks, sums, unit_of_sums);
+  }
+}
 
 }  // namespace fathom::attend_rows

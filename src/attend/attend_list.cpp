@@ -6,7 +6,6 @@ namespace fathom {
 std::span<const Implementation> attend_implementations() noexcept {
   static constexpr Implementation kList[] = {
 #ifdef FATHOM_WITH_SM90
-      implement<refuses_attend_sm90, prepare_attend_sm90, attend_hopper>("cuda:hopper", DeviceKind::cuda),
       implement<refuses_attend_sm90, prepare_attend_sm90, attend_sm90>("cuda:sm90", DeviceKind::cuda),
 #endif
 #ifdef FATHOM_WITH_CUDA

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "fathom/attend.h"
@@ -17,7 +18,9 @@ struct AttendSplits {
 
   bool operator==(const AttendSplits&) const = default;
 
-  constexpr std::int64_t head_blocks(int num_heads) const noexcept { return (num_heads + heads_per_block - 1) / heads_per_block; }
+  constexpr std::int64_t head_blocks(int num_heads) const noexcept {
+    return (num_heads + heads_per_block - 1) / heads_per_block;
+  }
   /// Parts that the rows of each of `num_tokens` queries are cut into.
   constexpr int splits(std::int64_t num_tokens, int num_heads) const noexcept {
     const std::int64_t units = std::max<std::int64_t>(num_tokens * head_blocks(num_heads), 1);
@@ -40,15 +43,71 @@ struct AttendSm80Policy : AttendSplits {
   bool operator==(const AttendSm80Policy&) const = default;
 };
 
-/// wgmma, sm_90: 64 heads a block, a block for each multiprocessor.
-struct AttendSm90Policy : AttendSplits {
-  static constexpr int kStepRows = 64;  ///< a pair of tiles
-  bool operator==(const AttendSm90Policy&) const = default;
-};
+/// Clusters of each size (1..8 blocks) that a device holds at once.
+using ClusterRoom = std::array<int, 9>;
 
-/// Which of the two a Hopper takes. Measured on an H100 (docs/design/0013): with 64 heads mma.sync is quicker for one query
-/// (16 against 29 us), wgmma from eight on (34 against 36 us).
-constexpr bool is_small_for_sm90(std::int64_t num_tokens, int num_heads) noexcept { return num_tokens * num_heads < 512; }
+/// wgmma, sm_90: up to 64 heads a block, a block for each multiprocessor. The blocks that share a query are clusters,
+/// which merge within themselves; several clusters leave a part each in memory, and the last to come merges those.
+struct AttendSm90Policy {
+  static constexpr int kHeads = 64, kTileRows = 32;
+  static constexpr int kMostCluster = 8;  ///< blocks; more are not portable
+  static constexpr int kMostParts = 32;   ///< a lane for each in the merge
+  // What a block's work costs, roughly, in nanoseconds on an H100: a tile; meeting the others of a cluster; reading
+  // their sums of 64 heads; leaving sums in memory, and reading those of all parts again.
+  static constexpr int kTileCost = 1000, kMeetCost = 1500, kReadCost = 5000, kLeaveCost = 1500, kMemoryCost = 3300;
+
+  /// How queries are cut: `heads` of them to a block, whose rows `parts` clusters of `cluster` blocks share.
+  struct Cut {
+    int heads = kHeads, cluster = 1, parts = 1;
+    bool operator==(const Cut&) const = default;
+    constexpr std::int64_t head_blocks(int num_heads) const noexcept { return (num_heads + heads - 1) / heads; }
+  };
+  /// Parts that are left in memory, and the counters at which their blocks meet.
+  struct Most {
+    std::int64_t parts = 0, counters = 0;
+  };
+
+  ClusterRoom room{};
+  int tiles = 1;  ///< of a query at most
+
+  constexpr std::int64_t cost(const Cut& cut, std::int64_t units, int num_heads) const noexcept {
+    const std::int64_t blocks = cut.cluster * cut.parts,
+                       rounds = std::max<std::int64_t>((units * blocks + room[1] - 1) / std::max(room[1], 1), 1);
+    const std::int64_t heads = std::min(cut.heads, num_heads);
+    std::int64_t cost = rounds * ((tiles + blocks - 1) / blocks) * kTileCost;
+    if (cut.cluster > 1) cost += kMeetCost + kReadCost * heads * (cut.cluster - 1) / (kHeads * cut.cluster);
+    if (cut.parts > 1) cost += kLeaveCost + kMemoryCost * heads * cut.parts / (kHeads * cut.cluster);
+    return cost;
+  }
+  /// The cheapest cut of `num_tokens` queries. What is split is on the device all at once.
+  constexpr Cut cut(std::int64_t num_tokens, int num_heads) const noexcept {
+    Cut best;
+    for (int heads = kHeads; heads >= 16 && (heads == kHeads || heads < 2 * num_heads); heads /= 2) {
+      const std::int64_t units = num_tokens * Cut{heads}.head_blocks(num_heads);
+      if (heads < kHeads && units > room[1]) break;
+      for (int cluster = 1; cluster <= kMostCluster; ++cluster) {
+        for (int parts = 1; parts <= kMostParts && parts * units <= room[cluster] && parts * cluster <= tiles;
+             ++parts) {
+          const Cut now{heads, cluster, parts};
+          if (cost(now, units, num_heads) < cost(best, num_tokens * best.head_blocks(num_heads), num_heads)) best = now;
+        }
+      }
+    }
+    return best;
+  }
+  /// What any number of queries up to `num_tokens` may need.
+  constexpr Most most(std::int64_t num_tokens, int num_heads) const noexcept {
+    Most most;
+    for (std::int64_t tokens = 1; tokens <= std::min<std::int64_t>(num_tokens, room[1]); ++tokens) {
+      const Cut now = cut(tokens, num_heads);
+      if (now.parts == 1) continue;
+      const std::int64_t units = tokens * now.head_blocks(num_heads);
+      most.parts = std::max(most.parts, units * now.parts);
+      most.counters = std::max(most.counters, units * now.cluster);
+    }
+    return most;
+  }
+};
 
 /// Most rows of a query, in steps of `step`.
 constexpr std::int64_t attend_steps(const AttendProblem& problem, int step) noexcept {
@@ -63,19 +122,17 @@ constexpr AttendSm80Policy attend_sm80_policy(const AttendProblem& problem, cons
   AttendSm80Policy policy;
   const std::int64_t tiles = attend_steps(problem, AttendSm80Policy::kTileRows);
   // Few queries: smaller blocks, so that more multiprocessors share them.
-  const bool few = std::int64_t{problem.num_tokens} * problem.num_heads * tiles < std::int64_t{64} * 20 * limits.num_multiprocessors / 32;
+  const bool few = std::int64_t{problem.num_tokens} * problem.num_heads * tiles <
+                   std::int64_t{64} * 20 * limits.num_multiprocessors / 32;
   policy.heads_per_block = problem.num_heads <= 16 || few ? 16 : 32;
   policy.target_blocks = std::int64_t{2} * limits.num_multiprocessors;
   policy.most_splits = static_cast<int>(std::clamp<std::int64_t>(tiles / kLeastTilesOfSplit, 1, kMostAttendSplits));
   return policy;
 }
 
-constexpr AttendSm90Policy attend_sm90_policy(const AttendProblem& problem, const DeviceLimits& limits) noexcept {
-  AttendSm90Policy policy;
-  policy.heads_per_block = 64;
-  policy.target_blocks = limits.num_multiprocessors;
-  policy.most_splits = static_cast<int>(std::clamp<std::int64_t>(attend_steps(problem, AttendSm90Policy::kStepRows), 1, kMostAttendSplits));
-  return policy;
+constexpr AttendSm90Policy attend_sm90_policy(const AttendProblem& problem, const ClusterRoom& room) noexcept {
+  const std::int64_t tiles = attend_steps(problem, AttendSm90Policy::kTileRows);
+  return {room, static_cast<int>(std::clamp<std::int64_t>(tiles, 1, 1 << 20))};
 }
 
 }  // namespace fathom

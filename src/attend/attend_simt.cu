@@ -1,4 +1,5 @@
-// attend in plain f32 on CUDA: a block for one query and head, rows of any format, a chunk of rows at a time. It is what
+// attend in plain f32 on CUDA: a block for one query and head, rows of any format, a chunk of rows at a time, all of
+// them twice: the largest logit first, then the weights relative to it, rounded as the CPU rounds them. It is what
 // `exact` runs and what the fast kernels are held against on the device; it has no speed goal.
 #include "attend/attend_impl.h"
 #include "attend/row_walk.h"
@@ -9,7 +10,7 @@ namespace fathom {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kChunk = 128;      ///< rows whose logits are kept
+constexpr int kChunk = 128;       ///< rows whose logits are kept
 constexpr int kMostPerLane = 16;  ///< value elements of a thread: 4096 / kThreads
 
 struct Sets {
@@ -18,63 +19,71 @@ struct Sets {
 
 __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant__ AttendProblem problem,
                                                           const __grid_constant__ AttendArgs args, const __grid_constant__ Sets sets) {
-  extern __shared__ float q[];  // [head_dim], then the chunk's weights
+  extern __shared__ float q[];  // [head_dim], then the chunk's logits
   __shared__ std::int64_t slots[kChunk];
-  float* weights = q + problem.head_dim;
+  float* logits = q + problem.head_dim;
   const std::int64_t t = blockIdx.x;
   const int h = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int c = threadIdx.x; c < problem.head_dim; c += kThreads) {
     q[c] = load_element(args.q, t * args.q.strides[0] + h * args.q.strides[1] + c);
   }
-  float sums[kMostPerLane] = {};
-  float most = -kInfinity, total = 0;
-  bool seen = false;
-  for (int s = 0; s < 2; ++s) {
-    const RowSet& set = s == 0 ? args.window : args.entries;
-    const RowSetProblem set_problem = s == 0 ? window_set(problem) : entries_set(problem);
-    if (set_problem.rows_by == RowsBy::none) continue;
-    const PagedCacheView& cache = sets.caches[s];
-    const RowWalk walk(set_problem, set, args.seq_ids, cache, t);
-    for (std::int64_t first = 0; first < walk.count(); first += kChunk) {
-      const int count = static_cast<int>(min(std::int64_t{kChunk}, walk.count() - first));
-      __syncthreads();  // the chunk before is used up; q is there
-      for (int i = threadIdx.x; i < count; i += kThreads) slots[i] = walk.slot(first + i);
-      __syncthreads();
-      for (int i = warp; i < count; i += kWarps) {
-        float dot = 0;
-        if (slots[i] >= 0) {
-          const std::byte* row = cache.row(slots[i]);
-          const std::byte* footer = cache.footer(slots[i]);
-          for (int c = lane; c < problem.head_dim; c += 32) dot = fmaf(q[c], decode_element(cache.layout, row, footer, c), dot);
+  // Calls work(cache, count) for each chunk of rows, with their slots and logits in shared memory.
+  const auto for_each_chunk = [&](const auto& work) {
+    for (int s = 0; s < 2; ++s) {
+      const RowSet& set = s == 0 ? args.window : args.entries;
+      const RowSetProblem set_problem = s == 0 ? window_set(problem) : entries_set(problem);
+      if (set_problem.rows_by == RowsBy::none) continue;
+      const PagedCacheView& cache = sets.caches[s];
+      const RowWalk walk(set_problem, set, args.seq_ids, cache, t);
+      for (std::int64_t first = 0; first < walk.count(); first += kChunk) {
+        const int count = static_cast<int>(min(std::int64_t{kChunk}, walk.count() - first));
+        __syncthreads();  // the chunk before is used up; q is there
+        for (int i = threadIdx.x; i < count; i += kThreads) slots[i] = walk.slot(first + i);
+        __syncthreads();
+        for (int i = warp; i < count; i += kWarps) {
+          float dot = 0;
+          if (slots[i] >= 0) {
+            const std::byte* row = cache.row(slots[i]);
+            const std::byte* footer = cache.footer(slots[i]);
+            for (int c = lane; c < problem.head_dim; c += 32)
+              dot = fmaf(q[c], decode_element(cache.layout, row, footer, c), dot);
+          }
+          dot = warp_sum(dot);
+          if (lane == 0) logits[i] = dot * problem.softmax_scale;
         }
-        dot = warp_sum(dot);
-        if (lane == 0) weights[i] = dot * problem.softmax_scale;
-      }
-      __syncthreads();
-      float now = most;
-      for (int i = 0; i < count; ++i) {
-        if (slots[i] < 0) continue;
-        seen = true;
-        now = weights[i] > now ? weights[i] : now;
-      }
-      const float factor = now > most ? expf(most - now) : 1.0f;  // 0 for the first chunk
-      const float base = now == -kInfinity ? 0.0f : now;          // a logit of -inf weighs nothing; a NaN stays a NaN
-      most = now;
-      total *= factor;
-      for (float& sum : sums) sum *= factor;
-      for (int i = 0; i < count; ++i) {
-        if (slots[i] < 0) continue;
-        const float weight = expf(weights[i] - base);
-        total += weight;
-        const std::byte* row = cache.row(slots[i]);
-        const std::byte* footer = cache.footer(slots[i]);
-        for (int k = 0; k < kMostPerLane; ++k) {
-          const int c = threadIdx.x + k * kThreads;
-          if (c < problem.value_dim) sums[k] = fmaf(weight, decode_element(cache.layout, row, footer, c), sums[k]);
-        }
+        __syncthreads();
+        work(cache, count);
       }
     }
-  }
+  };
+
+  float most = -kInfinity;
+  bool seen = false;
+  for_each_chunk([&](const PagedCacheView&, int count) {
+    for (int i = 0; i < count; ++i) {
+      if (slots[i] < 0) continue;
+      seen = true;
+      most = logits[i] > most ? logits[i] : most;
+    }
+  });
+  const float base = most == -kInfinity ? 0.0f : most;  // a logit of -inf weighs nothing; a NaN stays a NaN
+  float sums[kMostPerLane] = {};
+  float total = 0;
+  for_each_chunk([&](const PagedCacheView& cache, int count) {
+    for (int i = 0; i < count; ++i) {
+      if (slots[i] < 0) continue;
+      const float weight = expf(logits[i] - base);
+      total += weight;
+      // The model multiplies rows by bf16 probabilities and sums them unrounded.
+      const float factor = rounded(weight, problem.q_dtype);
+      const std::byte* row = cache.row(slots[i]);
+      const std::byte* footer = cache.footer(slots[i]);
+      for (int k = 0; k < kMostPerLane; ++k) {
+        const int c = threadIdx.x + k * kThreads;
+        if (c < problem.value_dim) sums[k] = fmaf(factor, decode_element(cache.layout, row, footer, c), sums[k]);
+      }
+    }
+  });
   const float sink = args.attn_sink.is_absent() ? -kInfinity : args.attn_sink.at<float>(h);
   const float denominator = total + expf(sink - most);
   const bool empty = total == 0 || denominator == kInfinity;

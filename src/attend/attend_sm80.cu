@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     for (int half = 0; half < 2; ++half) {
       const int h = m * 16 + g + 8 * half;
       if (first_head + h >= launch.problem.num_heads) continue;
-      Finish finish = finish_head(launch, first_head + h, shared.base[h], shared.total[h]);
+      Finish finish = finish_head(sink_of(launch, first_head + h), shared.base[h], shared.total[h]);
       finish.inverse *= kUp;
       float values[16];
       lane_elements<kHeads>(out, m, half, values);
@@ -200,7 +200,7 @@ Result<Prepared> prepare_attend_sm80(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, {}, 1, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, {}, 0, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
   if (!is_addressable(parameters, 8) || !has_aligned_rows(args.q) || !has_aligned_rows(args.out)) return attend_simt(problem, args, context);
   const bool in_sixteens = is_addressable(parameters, 16);
@@ -208,7 +208,9 @@ Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const R
   const std::int64_t num_tokens = args.q.shape[0], units = num_tokens * policy.head_blocks(problem.num_heads);
   Scratch scratch(context.workspace.scratch);
   const Pieces pieces = lay_out(problem, policy, scratch);
-  parameters.splits = policy.splits(num_tokens, problem.num_heads);
+  parameters.units = units;
+  parameters.heads = policy.heads_per_block;
+  parameters.splits = parameters.parts = policy.splits(num_tokens, problem.num_heads);
   parameters.sums = pieces.sums;
   parameters.states = pieces.states;
   parameters.counters = static_cast<int*>(context.workspace.counters.data);

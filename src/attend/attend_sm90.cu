@@ -1,133 +1,196 @@
-// attend on Hopper: the kernel's frame, how results leave, and the launch. attend_sm90_kernel.cuh has the four jobs.
+// attend on Hopper: the kernel's frame, how results leave, and the launch. attend_sm90_shared.cuh begins the kernel's
+// story.
+#include <array>
+#include <atomic>
+
 #include "attend/attend_impl.h"
 #include "attend/attend_policy.h"
-#include "attend/attend_sm90_kernel.cuh"
+#include "attend/attend_sm90_feed.cuh"
+#include "attend/attend_sm90_math.cuh"
+#include "attend/attend_sm90_merge.cuh"
 #include "core/scratch.h"
+#include "device/early_launch.cuh"
 #include "device/launch.h"
 
 namespace fathom {
 namespace attend_sm90_kernel {
 namespace {
 
-/// Normalised results of a thread's two heads. The four lanes of a quad trade columns, so that each stores eight neighbours.
-__device__ __forceinline__ void store_results(const Launch& launch, std::int64_t t, int first_head, int group, const HeadPair& heads,
-                                              const float (&out)[2][64]) {
-  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = first_head + thread / 32 * 16 + thread % 32 / 4;
-  const TensorView& view = launch.args.out;
+/// Byte of 16-byte chunk `chunk` of head h's result while it waits where the queries were.
+__device__ __forceinline__ int result_at(int h, int chunk) { return h * kDim * 2 + ((chunk ^ (h & 7)) << 4); }
+
+/// Normalised results of the block's heads, into shared memory, so that whole rows leave.
+__device__ __forceinline__ void stage_results(const Launch& launch, Shared& shared, const Unit& unit, int group,
+                                              const HeadPair& heads, const float (&out)[2][64]) {
+  const int thread = threadIdx.x % kGroup, lane = thread % 32, head = thread / 32 * 16 + lane / 4;
+  float inverse[2];
+  bool is_empty[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int h = head + 8 * r;
-    Finish finish{0.f, true};
-    if (h < launch.problem.num_heads) finish = finish_head(launch, h, heads.base[r], heads.total[r]);
-    bf16* row = static_cast<bf16*>(view.data) + t * view.strides[0] + h * view.strides[1] + group * 256;
+    const Finish finish = finish_head(shared.sinks[h], heads.base[r], heads.total[r]);
+    inverse[r] = finish.inverse;
+    is_empty[r] = finish.is_empty;
+    if (group == 0 && lane % 4 == 0 && h < unit.num_heads) {
+      store_head_state(launch, unit.t, unit.first_head + h, heads.base[r], heads.total[r], heads.most[r]);
+    }
+  }
+  const int at = result_at(thread / 32 * 16 + lane % 16, group * 32 + lane / 16);
 #pragma unroll
-    for (int block = 0; block < 8; ++block) {  // 32 columns: four groups of eight, one for each lane of the quad
-      std::uint32_t mine[4], theirs[4] = {};
+  for (int j = 0; j < 32; j += 2) {
+    std::uint32_t w[2][2];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float* at = out[block / 4] + (block % 4 * 4 + j) * 4 + 2 * r;
-        mine[j] = finish.is_empty ? 0u : mma::pack_bf16x2(at[0] * finish.inverse, at[1] * finish.inverse);
-      }
-      // Round d: lane quad sends what belongs to lane quad ^ d and gets its own from there.
+    for (int i = 0; i < 2; ++i) {
 #pragma unroll
-      for (int d = 0; d < 4; ++d) {
-        const int to = quad ^ d;
-        const std::uint32_t sent = to == 0 ? mine[0] : to == 1 ? mine[1] : to == 2 ? mine[2] : mine[3];
-        const std::uint32_t came = d == 0 ? sent : __shfl_xor_sync(kAllLanes, sent, d);
-        if (to == 0) theirs[0] = came;
-        if (to == 1) theirs[1] = came;
-        if (to == 2) theirs[2] = came;
-        if (to == 3) theirs[3] = came;
-      }
-      if (h < launch.problem.num_heads) {
-        *reinterpret_cast<uint4*>(row + 32 * block + 8 * quad) = uint4{theirs[0], theirs[1], theirs[2], theirs[3]};
+      for (int r = 0; r < 2; ++r) {
+        const float* from = out[j / 16] + (j % 16 + i) * 4 + 2 * r;
+        w[i][r] = is_empty[r] ? 0u : mma::pack_bf16x2(from[0] * inverse[r], from[1] * inverse[r]);
       }
     }
-    if (group == 0 && quad == 0 && h < launch.problem.num_heads) store_head_state(launch, t, h, heads.base[r], heads.total[r], heads.most[r]);
+    mma::store_matrix_x4(shared.q + (at ^ j << 4), w[0][0], w[0][1], w[1][0], w[1][1]);
+  }
+}
+/// Sends them, back in the caller's order of elements.
+__device__ __forceinline__ void send_results(const Launch& launch, const Shared& shared, const Unit& unit) {
+  const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
+  const TensorView& view = launch.args.out;
+  bf16* const to = static_cast<bf16*>(view.data) + unit.t * view.strides[0] +
+                   (unit.first_head + first) * view.strides[1] + chunk * 8;
+#pragma unroll 4
+  for (int i = 0; i < kQueriesOfThread; ++i) {
+    const int h = first + i * kQueryStep;
+    if (h >= unit.num_heads) break;
+    *reinterpret_cast<uint4*>(to + i * kQueryStep * view.strides[1]) =
+        in_tile_order(*reinterpret_cast<const uint4*>(shared.q + result_at(h, chunk)), chunk);
   }
 }
 
-/// Unnormalised sums and states of a split.
-__device__ __forceinline__ void store_part(const Launch& launch, std::int64_t part, int first_head, int group, const HeadPair& heads,
-                                           const float (&out)[2][64]) {
-  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
-  float* states = launch.states + part * 3 * kHeads;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int h = head + 8 * r;
-    if (first_head + h >= launch.problem.num_heads) continue;
-    float* row = launch.sums + (part * kHeads + h) * kDim + group * 256 + 2 * quad;
-#pragma unroll
-    for (int j = 0; j < 32; ++j) *reinterpret_cast<float2*>(row + 8 * j) = float2{out[j / 16][j % 16 * 4 + 2 * r], out[j / 16][j % 16 * 4 + 2 * r + 1]};
-    if (group != 0 || quad != 0) continue;
-    states[h] = heads.base[r];
-    states[kHeads + h] = heads.total[r];
-    states[2 * kHeads + h] = heads.most[r];
+/// The work of math group `group`. While results leave, the next unit's queries are already on their way.
+__device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, int group) {
+  Unit unit(launch, blockIdx.x);
+  Queries queries;
+  fetch_queries(launch, unit, queries);
+  int base = 0, tiles = Range(launch, Rows(launch, unit.t)).tiles;
+#pragma unroll 1
+  while (true) {
+    keep_queries(shared, queries);
+    if (threadIdx.x < kHeads) {
+      shared.sinks[threadIdx.x] =
+          static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
+    }
+    barrier::sync<1, 2 * kGroup>();
+    HeadPair heads;
+    float out[2][64];
+    clear(out);
+    attend_tiles(launch, shared, base, tiles, group, heads, out);
+    close_totals(shared, group, heads);
+    if (launch.splits > 1) {  // then a block has one unit
+      keep_part(shared, unit.num_heads, group, heads, out);
+      return merge_cluster(launch, shared, unit);
+    }
+    stage_results(launch, shared, unit, group, heads, out);
+    const std::int64_t next = unit.number + gridDim.x;
+    if (next >= launch.units) break;
+    const Unit after(launch, next);
+    fetch_queries(launch, after, queries);
+    base += tiles;
+    tiles = Range(launch, Rows(launch, after.t)).tiles;
+    barrier::sync<1, 2 * kGroup>();
+    send_results(launch, shared, unit);
+    unit = after;
+    barrier::sync<1, 2 * kGroup>();  // the results have left shared memory
   }
-}
-
-/// The block whose part comes last merges all of the query's.
-__device__ __forceinline__ void merge_if_last(const Launch& launch, Shared& shared, std::int64_t unit, std::int64_t t, int first_head) {
   barrier::sync<1, 2 * kGroup>();
-  if (threadIdx.x == 0) {
-    __threadfence();  // the block's stores, ordered before it by the barrier, are seen by whoever sees the count
-    shared.is_last = atomicAdd(launch.counters + unit, 1) == launch.splits - 1;
-    if (shared.is_last) launch.counters[unit] = 0;
-    __threadfence();
-  }
-  barrier::sync<1, 2 * kGroup>();
-  if (shared.is_last) merge_parts<kHeads>(launch, unit, t, first_head, threadIdx.x / 32, 2 * kGroup / 32, 1.f);
+  send_results(launch, shared, unit);
 }
 
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Launch launch) {
   extern __shared__ __align__(1024) std::uint8_t shared_bytes[];
   Shared& shared = *reinterpret_cast<Shared*>(shared_bytes);
-  const int head_blocks = (launch.problem.num_heads + kHeads - 1) / kHeads;
-  const std::int64_t unit = blockIdx.x, t = unit / head_blocks;
-  const int first_head = static_cast<int>(unit % head_blocks) * kHeads;
   // The same in all lanes, and the compiler is to know it: descriptors live in uniform registers.
-  const int role = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kGroup, 0);  // 0, 1 math; 2, 3 feed
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0),
+            role = warp * 32 / kGroup;  // 0, 1 math; 2, 3 feed
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTiles; ++i) {
-      barrier::init(&shared.tile_full[i], 2 * kGroup);
+      barrier::init(&shared.tile_full[i], kFeedWarps);
       barrier::init(&shared.tile_empty[i], 2 * kGroup / 32);
+    }
+    for (int i = 0; i < 2; ++i) {
+      barrier::init(&shared.weights_full[i], kGroup / 4);
+      barrier::init(&shared.weights_empty[i], 2 * kGroup / 32);
     }
     barrier::publish_to_tensor_cores();
   }
-  const Rows rows(launch, t);
-  const int tiles = (rows.count() + 2 * kTileRows - 1) / (2 * kTileRows);  // in pairs
-  const int begin = static_cast<int>(std::int64_t{tiles} * blockIdx.y / launch.splits);
-  const int end = static_cast<int>(std::int64_t{tiles} * (blockIdx.y + 1) / launch.splits);
-  const Range range{begin * 2 * kTileRows, min(end * 2 * kTileRows, rows.count()), 2 * (end - begin)};
+  let_next_launch_begin();
+  wait_for_launch_before();
   __syncthreads();
   if (role >= 2) {
-    barrier::give_registers<56>();
-    feed(launch, shared, rows, range, role - 2);
+    barrier::give_registers<64>();
+    feed(launch, shared, warp - 2 * kGroup / 32);
   } else {
-    barrier::take_registers<200>();
-    load_queries(launch, shared, t, first_head);
-    barrier::sync<1, 2 * kGroup>();
-    HeadPair heads;
-    float out[2][64] = {};
-    attend_tiles(launch, shared, range, role, heads, out);
-    close_totals(shared, role, heads);
-    if (launch.splits == 1) {
-      store_results(launch, t, first_head, role, heads, out);
-    } else {
-      store_part(launch, unit * launch.splits + blockIdx.y, first_head, role, heads, out);
-      merge_if_last(launch, shared, unit, t, first_head);
-    }
+    barrier::take_registers<192>();
+    calculate(launch, shared, role);
   }
 }
 
 static_assert(sizeof(Shared) <= 227 * 1024);
 
+/// Clusters that a device holds at once. How its multiprocessors are grouped differs from one H100 to the next; it is
+/// asked when planning, and remembered, because a run must know it too.
+class KnownRooms {
+ public:
+  Status learn(const Device& device) noexcept {
+    Room* room = room_of(device);
+    if (room == nullptr || room->is_known.load(std::memory_order_acquire)) return {};
+    const DeviceGuard guard(device.index());
+    FATHOM_TRY(guard.status());
+    for (int size = 1; size <= AttendSm90Policy::kMostCluster; ++size) {
+      cudaLaunchAttribute attribute{};
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim.x = 1;
+      attribute.val.clusterDim.y = static_cast<unsigned>(size);
+      attribute.val.clusterDim.z = 1;
+      cudaLaunchConfig_t config{};
+      config.gridDim = dim3(1024, static_cast<unsigned>(size));
+      config.blockDim = dim3(kThreads);
+      config.dynamicSmemBytes = sizeof(Shared);
+      config.attrs = &attribute;
+      config.numAttrs = 1;
+      int clusters = 0;
+      FATHOM_CUDA_TRY("attend", cudaOccupancyMaxActiveClusters(&clusters, attend_kernel, &config));
+      room->clusters[size].store(clusters, std::memory_order_relaxed);
+    }
+    room->is_known.store(true, std::memory_order_release);
+    return {};
+  }
+  /// Of a device that nobody asked: single blocks only.
+  ClusterRoom of(const Device& device) noexcept {
+    ClusterRoom clusters{};
+    clusters[1] = device.limits().num_multiprocessors;
+    const Room* room = room_of(device);
+    if (room == nullptr || !room->is_known.load(std::memory_order_acquire)) return clusters;
+    for (int size = 2; size <= AttendSm90Policy::kMostCluster; ++size)
+      clusters[size] = room->clusters[size].load(std::memory_order_relaxed);
+    return clusters;
+  }
+
+ private:
+  struct Room {
+    std::atomic<bool> is_known{false};
+    std::atomic<int> clusters[AttendSm90Policy::kMostCluster + 1]{};
+  };
+  Room* room_of(const Device& device) noexcept {
+    return device.index() < static_cast<int>(rooms_.size()) ? &rooms_[device.index()] : nullptr;
+  }
+  std::array<Room, 64> rooms_;
+};
+KnownRooms known_rooms;
+
 struct Pieces {
   float *sums, *states;
 };
-Pieces lay_out(const AttendProblem& problem, const AttendSm90Policy& policy, Scratch& scratch) {
-  const std::int64_t parts = policy.most_parts(problem.num_tokens, problem.num_heads) * kHeads;
-  return {scratch.take<float>(parts * kDim), scratch.take<float>(parts * 3)};
+Pieces lay_out(std::int64_t parts, Scratch& scratch) {
+  return {scratch.take<float>(parts * kHeads * kDim), scratch.take<float>(parts * kHeads * 3)};
 }
 
 }  // namespace
@@ -137,43 +200,57 @@ using namespace attend_sm90_kernel;
 
 Reason refuses_attend_sm90(const AttendProblem& problem, const Device& device) {
   if (device.limits().compute_capability != 90) return "it needs compute capability 9.0";
-  if (device.limits().shared_bytes_per_block < static_cast<int>(sizeof(Shared))) return "a block needs 227 KB of shared memory";
+  if (device.limits().shared_bytes_per_block < static_cast<int>(sizeof(Shared)))
+    return "a block needs 227 KB of shared memory";
   return refuses_attend_sm80(problem, device);
 }
 
 Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device& device, const PlanOptions& options) {
   FATHOM_TRY(allow_shared_bytes("attend", device, attend_kernel, sizeof(Shared)));
+  FATHOM_TRY(known_rooms.learn(device));
   // Views that this kernel cannot read go to the other.
   FATHOM_ASSIGN(Prepared prepared, prepare_attend_sm80(problem, device, options));
-  const AttendSm90Policy policy = attend_sm90_policy(problem, device.limits());
+  const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(device));
+  const AttendSm90Policy::Most most = policy.most(problem.num_tokens, problem.num_heads);
   Scratch scratch;
-  lay_out(problem, policy, scratch);
+  lay_out(most.parts, scratch);
   WorkspaceSize& size = prepared.workspace;
   size.scratch = std::max(size.scratch, scratch.used());
-  size.counters = std::max(size.counters, policy.most_split_units(problem.num_tokens, problem.num_heads) * static_cast<std::int64_t>(sizeof(int)));
+  size.counters = std::max(size.counters, most.counters * static_cast<std::int64_t>(sizeof(int)));
   return prepared;
 }
 
 Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, {}, 1, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, {}, 0, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
-  const AttendSm90Policy policy = attend_sm90_policy(problem, context.device.limits());
   const std::int64_t num_tokens = args.q.shape[0];
-  const bool aligned = is_addressable(parameters, 16) && has_aligned_rows(args.q) && has_aligned_rows(args.out);
+  const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) &&
+                       has_aligned_rows(args.out);
   if (!aligned) return attend_sm80(problem, args, context);
+  const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(context.device));
+  const AttendSm90Policy::Cut cut = policy.cut(num_tokens, problem.num_heads);
+  const std::int64_t units = num_tokens * cut.head_blocks(problem.num_heads);
   Scratch scratch(context.workspace.scratch);
-  const Pieces pieces = lay_out(problem, policy, scratch);
-  parameters.splits = policy.splits(num_tokens, problem.num_heads);
+  const Pieces pieces = lay_out(cut.parts > 1 ? units * cut.parts : 0, scratch);
+  parameters.units = units;
+  parameters.heads = cut.heads;
+  parameters.splits = cut.cluster * cut.parts;
+  parameters.parts = cut.parts;
   parameters.sums = pieces.sums;
   parameters.states = pieces.states;
   parameters.counters = static_cast<int*>(context.workspace.counters.data);
-  const auto units = static_cast<unsigned>(num_tokens * policy.head_blocks(problem.num_heads));
-  return launch("attend", context, attend_kernel, dim3(units, parameters.splits), dim3(kThreads), sizeof(Shared), parameters);
-}
-
-Status attend_hopper(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  const bool is_small = is_small_for_sm90(args.q.shape[0], problem.num_heads);
-  return is_small ? attend_sm80(problem, args, context) : attend_sm90(problem, args, context);
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = 1;
+  attributes[1].val.clusterDim.y = static_cast<unsigned>(cut.cluster);
+  attributes[1].val.clusterDim.z = 1;
+  const std::int64_t columns =
+      parameters.splits > 1 ? units : std::min<std::int64_t>(units, context.device.limits().num_multiprocessors);
+  return launch_with(attributes, 2, "attend", context, attend_kernel,
+                     dim3(static_cast<unsigned>(columns), parameters.splits), dim3(kThreads), sizeof(Shared),
+                     parameters);
 }
 
 }  // namespace fathom

@@ -36,6 +36,7 @@ PagePoolOptions to_options(const fathom_pool_options& from) noexcept {
   options.index_pages = from.index_pages;
   options.state_pages = from.state_pages;
   options.index_state_pages = from.index_state_pages;
+  options.sequence_tokens = from.sequence_tokens;
   options.rollback_tokens = from.rollback_tokens;
   options.page_order_seed = from.page_order_seed;
   options.stream.handle = from.stream;
@@ -43,8 +44,8 @@ PagePoolOptions to_options(const fathom_pool_options& from) noexcept {
 }
 
 fathom_pool_options to_options(const PagePoolOptions& from) noexcept {
-  return {from.num_layers,  from.rollback_tokens,   from.window_pages,    from.entries_pages, from.index_pages,
-          from.state_pages, from.index_state_pages, from.page_order_seed, from.stream.handle};
+  return {from.num_layers,  from.rollback_tokens,   from.window_pages,    from.entries_pages,   from.index_pages,
+          from.state_pages, from.index_state_pages, from.sequence_tokens, from.page_order_seed, from.stream.handle};
 }
 
 /// Hands out the number of a new sequence.

@@ -8,8 +8,6 @@
 namespace fathom {
 namespace {
 
-constexpr std::byte kPoison{0xff};
-
 // splitmix64: a few lines that give the same order with every standard library.
 std::uint64_t next_random(std::uint64_t& state) noexcept {
   state += 0x9e3779b97f4a7c15u;
@@ -66,16 +64,12 @@ void PageList::copy(std::int32_t from, std::int32_t to) noexcept {
   }
 }
 
-void PageList::read_row(int layer, std::int64_t slot, std::byte* to) const noexcept {
-  const PagedCacheView cache = paged(layer);
-  note(copy_bytes(*device_, to, cache.row(slot), layout_.row_bytes, stream_));
-  note(copy_bytes(*device_, to + layout_.row_bytes, cache.footer(slot), layout_.footer_bytes, stream_));
+void PageList::read_page(int layer, std::int32_t page, std::byte* to) const noexcept {
+  note(copy_bytes(*device_, to, bytes_[layer].data() + page * stride_, stride_, stream_));
 }
 
-void PageList::write_row(int layer, std::int64_t slot, const std::byte* from) noexcept {
-  const PagedCacheView cache = paged(layer);
-  note(copy_bytes(*device_, cache.row(slot), from, layout_.row_bytes, stream_));
-  note(copy_bytes(*device_, cache.footer(slot), from + layout_.row_bytes, layout_.footer_bytes, stream_));
+void PageList::write_page(int layer, std::int32_t page, const std::byte* from) noexcept {
+  note(copy_bytes(*device_, bytes_[layer].data() + page * stride_, from, stride_, stream_));
 }
 
 TensorView PageList::pages(int layer) const noexcept {

@@ -15,6 +15,8 @@ namespace fathom {
 /// every format: reading a row that was never written shows.
 class PageList {
  public:
+  static constexpr std::byte kPoison{0xff};
+
   PageList() = default;
   /// `order_seed` = 0 hands pages out in order; other seeds permute them. The bytes lie on `device`; what the list does
   /// to them is ordered on `stream`. May throw bad_alloc.
@@ -36,9 +38,10 @@ class PageList {
   /// Copies a page's rows in every layer.
   void copy(std::int32_t from, std::int32_t to) noexcept;
 
-  /// The bytes of one row, row part and footer part behind each other, to or from host memory.
-  void read_row(int layer, std::int64_t slot, std::byte* to) const noexcept;
-  void write_row(int layer, std::int64_t slot, const std::byte* from) noexcept;
+  /// All bytes of a page, page_stride of them, to or from host memory.
+  std::int64_t page_stride() const noexcept { return stride_; }
+  void read_page(int layer, std::int32_t page, std::byte* to) const noexcept;
+  void write_page(int layer, std::int32_t page, const std::byte* from) noexcept;
   /// The first thing that the device refused to do, if anything.
   const Status& trouble() const noexcept { return trouble_; }
 

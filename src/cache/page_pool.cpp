@@ -69,6 +69,7 @@ Result<PagePoolOptions> pool_options_for(const LayerProblem& problem, std::int64
   const std::array<KindSpec, kNumCaches> specs = kind_specs(problem, {});
   PagePoolOptions options;
   options.rollback_tokens = rollback_tokens;
+  options.sequence_tokens = tokens;
   std::int64_t* const counts[kNumCaches] = {&options.window_pages, &options.entries_pages, &options.index_pages,
                                              &options.state_pages, &options.index_state_pages};
   for (int kind = 0; kind < kNumCaches; ++kind) {
@@ -101,8 +102,13 @@ Result<PagePool> PagePool::create(const LayerProblem& problem, const PagePoolOpt
     if (options.num_layers < 1 || options.num_layers > kMaxPoolLayers) {
       return Status::invalid("PagePool: num_layers is %d, expected 1 to %d", options.num_layers, kMaxPoolLayers);
     }
+    if (options.sequence_tokens < 0 || options.sequence_tokens > kMaxLength) {
+      return Status::invalid("PagePool: sequence_tokens is %" PRId64 ", expected 0 to %" PRId64,
+                             options.sequence_tokens, kMaxLength);
+    }
     auto impl = std::make_unique<Impl>();
     impl->problem = problem;
+    impl->sequence_tokens = options.sequence_tokens;
     impl->num_layers = options.num_layers;
     impl->device = device;
     impl->stream = options.stream;

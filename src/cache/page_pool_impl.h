@@ -88,7 +88,14 @@ struct PageChange {
   std::int32_t old_page;  ///< -1, or the shared page it was copied from, still held until commit or abandon
 };
 
-/// The step that is open, and the memory behind its Batch.
+/// Block tables of the sequences of a step, one cache's. The width never shrinks.
+struct StepTables {
+  std::int64_t width = 0;
+  std::int64_t used = 0;            ///< columns that any step so far has filled; the others are -1
+  std::vector<std::int32_t> pages;  ///< rows of `width`
+};
+
+/// The step that is open, and what its tokens are to the layers.
 struct Step {
   bool is_open = false;
   std::vector<int> sequences;
@@ -96,7 +103,13 @@ struct Step {
   std::vector<PageChange> changes;
   std::vector<std::int32_t> positions, seq_ids, window_begin, window_end, num_visible;
   std::array<std::vector<std::int64_t>, kNumCaches> slots;
-  std::array<std::vector<std::int32_t>, kNumCaches> tables;
+};
+
+/// Most that the arrays of a Batch have room for.
+struct BatchShape {
+  std::int64_t num_tokens = 0, num_seqs = 0;
+  std::array<std::int64_t, kNumCaches> widths{};  ///< of block tables
+  bool operator==(const BatchShape&) const = default;
 };
 
 struct FATHOM_HIDDEN PagePool::Impl {
@@ -107,9 +120,12 @@ struct FATHOM_HIDDEN PagePool::Impl {
   std::vector<Sequence> sequences;
   std::vector<int> free_numbers;  ///< of removed sequences; room for all numbers is reserved
   Step step;
+  std::array<StepTables, kNumCaches> tables;
+  std::int64_t sequence_tokens = 0;
   std::optional<Device> device;
   Stream stream;
-  DeviceMemory batch_memory;  ///< CUDA: the step's arrays
+  DeviceMemory batch_memory;  ///< CUDA: the step's arrays, laid out for batch_shape
+  BatchShape batch_shape;
 
   /// invalid_argument unless `sequence` is alive; `call` starts the message.
   Status check_sequence(const char* call, int sequence) const noexcept;
@@ -139,8 +155,11 @@ struct FATHOM_HIDDEN PagePool::Impl {
   std::vector<PageChange> changes_of(int kind, int sequence, std::int64_t new_length) const;
   /// Checks everything, allocates everything, then takes the pages: fails or throws only before the first change.
   Status open_step(std::span<const int> chosen, std::span<const std::int64_t> counts);
-  /// Fills the open step's arrays by token.
+  /// Makes the tables wide and long enough for a step of sequences of these lengths. May throw bad_alloc.
+  void make_room(std::span<const std::int64_t> new_lengths);
+  /// Fills the open step's arrays by token, and its tables.
   void write_tokens() noexcept;
+  void write_tables() noexcept;
   /// The open step's arrays in host memory.
   Batch host_batch() const noexcept;
   /// The same where the device reads them.
@@ -151,6 +170,8 @@ struct FATHOM_HIDDEN PagePool::Impl {
   /// Reads a snapshot's headers off `bytes` and checks them and the number of bytes left. Fills in the sequence's
   /// length and the first row of each cache.
   Status read_sections(std::span<const std::byte>& bytes, Sequence& restored) const noexcept;
+  /// Takes the pages of sequence `number` and fills them with the snapshot's rows. May throw bad_alloc.
+  Status fill_restored(int number, std::span<const std::byte> rows_left);
 };
 
 }  // namespace fathom

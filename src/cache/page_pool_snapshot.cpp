@@ -70,6 +70,47 @@ Status check_number(const char* name, std::int64_t came, std::int64_t expected) 
   return Status::invalid("restore: the snapshot's %s is %" PRId64 ", expected %" PRId64, name, came, expected);
 }
 
+/// The pages of one cache of a sequence from `first_row` on, one layer at a time, in host memory: on a GPU a page
+/// crosses at once, and rows are cut here.
+class HostRows {
+ public:
+  HostRows(const PageList& list, const PageTable& table, std::int64_t first_row)
+      : table_(table),
+        first_block_(first_row / list.page_size()),
+        bytes_((static_cast<std::int64_t>(table.pages.size()) - first_block_) * list.page_stride(), PageList::kPoison),
+        cache_{bytes_.data(), list.layout(), list.page_size(), 0, list.page_stride()} {}
+
+  void read(const PageList& list, int layer) noexcept {
+    for_each_page([&](std::int32_t page, std::byte* bytes) { list.read_page(layer, page, bytes); });
+  }
+  void write(PageList& list, int layer) const noexcept {
+    for_each_page([&](std::int32_t page, const std::byte* bytes) { list.write_page(layer, page, bytes); });
+  }
+  /// Calls `copy(bytes, count)` for the two parts of each row [first, end), in the order that a snapshot has them.
+  template <class Copy>
+  void for_each_part(std::int64_t first, std::int64_t end, const Copy& copy) const noexcept {
+    for (std::int64_t row = first; row < end; ++row) {
+      const std::int64_t slot = row - first_block_ * cache_.page_size;
+      copy(cache_.row(slot), cache_.layout.row_bytes);
+      copy(cache_.footer(slot), cache_.layout.footer_bytes);
+    }
+  }
+
+ private:
+  template <class Call>
+  void for_each_page(const Call& call) const noexcept {
+    std::byte* bytes = cache_.pages;
+    for (auto page = table_.pages.begin() + first_block_; page != table_.pages.end();
+         ++page, bytes += cache_.page_stride)
+      call(*page, bytes);
+  }
+
+  const PageTable& table_;
+  std::int64_t first_block_;
+  std::vector<std::byte> bytes_;
+  PagedCacheView cache_;
+};
+
 }  // namespace
 
 int PagePool::Impl::num_caches() const noexcept {
@@ -107,16 +148,15 @@ Result<std::vector<std::byte>> PagePool::snapshot(int sequence) const noexcept {
     }
     for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!pool.rules.has(kind)) continue;
-      const RowLayout& layout = pool.lists[kind].layout();
+      const SnapshotSection& section = sections[kind];
+      HostRows rows(pool.lists[kind], kept.tables[kind], section.first_row);
       for (int layer = 0; layer < pool.num_layers; ++layer) {
-        for (std::int64_t i = 0; i < sections[kind].num_rows; ++i) {
-          pool.lists[kind].read_row(layer, pool.slot_of(kind, kept.tables[kind], sections[kind].first_row + i), to);
-          to += layout.row_bytes + layout.footer_bytes;
-        }
+        rows.read(pool.lists[kind], layer);
+        FATHOM_TRY(synchronize(*pool.device, pool.stream));
+        rows.for_each_part(section.first_row, section.first_row + section.num_rows, put);
       }
     }
     FATHOM_TRY(pool.trouble());
-    FATHOM_TRY(synchronize(*pool.device, pool.stream));
     return bytes;
   });
 }
@@ -177,6 +217,27 @@ Status PagePool::Impl::read_sections(std::span<const std::byte>& bytes, Sequence
   return {};
 }
 
+Status PagePool::Impl::fill_restored(int number, std::span<const std::byte> rows_left) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
+    if (!rules.has(kind)) continue;
+    PageTable& table = sequences[number].tables[kind];
+    PageList& list = lists[kind];
+    for (auto page = table.pages.begin() + table.first_row / list.page_size(); page != table.pages.end(); ++page)
+      *page = list.take();
+    HostRows rows(list, table, table.first_row);
+    for (int layer = 0; layer < num_layers; ++layer) {
+      rows.for_each_part(table.first_row, rules.rows(kind, sequences[number].length),
+                         [&](std::byte* to, std::int64_t count) {
+                           if (count > 0) std::memcpy(to, rows_left.data(), static_cast<std::size_t>(count));
+                           rows_left = rows_left.subspan(static_cast<std::size_t>(count));
+                         });
+      rows.write(list, layer);
+      FATHOM_TRY(synchronize(*device, stream));  // the pages in host memory are filled again, and then gone
+    }
+  }
+  return trouble();
+}
+
 Result<int> PagePool::restore(std::span<const std::byte> snapshot) noexcept {
   return guarded("restore", [&]() -> Result<int> {
     FATHOM_TRY(check_pool("restore", impl_.get()));
@@ -184,13 +245,12 @@ Result<int> PagePool::restore(std::span<const std::byte> snapshot) noexcept {
     Impl& pool = *impl_;
     Sequence restored;
     FATHOM_TRY(pool.read_sections(snapshot, restored));
-    std::array<std::int64_t, kNumCaches> first_blocks{};
     for (int kind = 0; kind < kNumCaches; ++kind) {
       if (!pool.rules.has(kind)) continue;
       PageTable& table = restored.tables[kind];
       const std::int64_t blocks = pool.num_blocks(kind, restored.length);
-      first_blocks[kind] = table.first_row / pool.lists[kind].page_size();
-      const std::int64_t needed = blocks - first_blocks[kind], free = pool.lists[kind].num_free();
+      const std::int64_t needed = blocks - table.first_row / pool.lists[kind].page_size(),
+                         free = pool.lists[kind].num_free();
       if (needed > free) {
         return Status::exhausted("restore: the %s cache needs %" PRId64 " pages, %" PRId64 " of %" PRId64 " are free",
                                  kCacheNames[kind], needed, free, pool.lists[kind].num_pages());
@@ -198,22 +258,18 @@ Result<int> PagePool::restore(std::span<const std::byte> snapshot) noexcept {
       table.pages.assign(blocks, -1);
     }
     const int number = pool.adopt(std::move(restored));
+    const Status status = guarded("restore", [&] { return pool.fill_restored(number, snapshot); });
+    if (status.ok()) return number;
+    // Backwards, so that the free pages stand in the order they had.
     for (int kind = 0; kind < kNumCaches; ++kind) {
-      if (!pool.rules.has(kind)) continue;
-      PageTable& table = pool.sequences[number].tables[kind];
-      PageList& list = pool.lists[kind];
-      for (auto page = table.pages.begin() + first_blocks[kind]; page != table.pages.end(); ++page) *page = list.take();
-      const RowLayout& layout = list.layout();
-      for (int layer = 0; layer < pool.num_layers; ++layer) {
-        for (std::int64_t row = table.first_row; row < pool.rules.rows(kind, pool.sequences[number].length); ++row) {
-          const std::int64_t slot = pool.slot_of(kind, table, row);
-          list.write_row(layer, slot, snapshot.data());
-          snapshot = snapshot.subspan(layout.row_bytes + layout.footer_bytes);
-        }
+      std::vector<std::int32_t>& pages = pool.sequences[number].tables[kind].pages;
+      for (auto page = pages.rbegin(); page != pages.rend() && *page >= 0; ++page) {
+        pool.lists[kind].release(*page);
+        *page = -1;
       }
     }
-    FATHOM_TRY(pool.trouble());
-    return number;
+    FATHOM_TRY(remove_sequence(number));
+    return status;
   });
 }
 

@@ -1,8 +1,10 @@
 // PagePool's steps: begin_step makes room and writes the bookkeeping, commit keeps it, abandon forgets it.
 #include <cinttypes>
+#include <cstddef>
 #include <utility>
 
 #include "cache/page_pool_impl.h"
+#include "core/cuda_runtime.h"
 
 namespace fathom {
 Status PagePool::Impl::check_step(std::span<const int> chosen, std::span<const std::int64_t> counts) const {
@@ -79,18 +81,15 @@ Status PagePool::Impl::open_step(std::span<const int> chosen, std::span<const st
        {&next.positions, &next.seq_ids, &next.window_begin, &next.window_end, &next.num_visible}) {
     numbers->resize(num_tokens);
   }
-  std::int64_t widths[kNumCaches] = {};
+  make_room(next.new_lengths);
   for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
-    widths[kind] = 1;
     for (std::size_t i = 0; i < chosen.size(); ++i) {
       std::vector<std::int32_t>& pages = sequences[chosen[i]].tables[kind].pages;
       const auto blocks = static_cast<std::size_t>(num_blocks(kind, next.new_lengths[i]));
       if (blocks > pages.capacity()) pages.reserve(std::max(blocks, 2 * pages.capacity()));
-      widths[kind] = std::max<std::int64_t>(widths[kind], blocks);
     }
     next.slots[kind].assign(num_tokens, -1);
-    next.tables[kind].assign(chosen.size() * widths[kind], -1);
   }
 
   for (int kind = 0; kind < kNumCaches; ++kind) {
@@ -104,17 +103,44 @@ Status PagePool::Impl::open_step(std::span<const int> chosen, std::span<const st
     if (change.old_page >= 0) lists[change.kind].copy(change.old_page, page);
     sequences[change.sequence].tables[change.kind].pages[change.block] = page;
   }
-  for (int kind = 0; kind < kNumCaches; ++kind) {
-    if (!rules.has(kind)) continue;
-    for (std::size_t i = 0; i < chosen.size(); ++i) {
-      const std::vector<std::int32_t>& pages = sequences[chosen[i]].tables[kind].pages;
-      std::copy(pages.begin(), pages.end(), next.tables[kind].begin() + i * widths[kind]);
-    }
-  }
   step = std::move(next);
   step.is_open = true;
   write_tokens();
+  write_tables();
   return {};
+}
+
+void PagePool::Impl::make_room(std::span<const std::int64_t> new_lengths) {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
+    if (!rules.has(kind)) continue;
+    StepTables& table = tables[kind];
+    std::int64_t width = std::max<std::int64_t>({table.width, num_blocks(kind, sequence_tokens), 1});
+    for (const std::int64_t length : new_lengths) width = std::max(width, num_blocks(kind, length));
+    const std::size_t size = std::max(table.pages.size(), new_lengths.size() * width);
+    if (width == table.width) {
+      table.pages.resize(size, -1);
+    } else {
+      table.pages.assign(size, -1);
+      table.width = width;
+      table.used = 0;  // on the device, too, other widths are laid out anew
+    }
+  }
+}
+
+void PagePool::Impl::write_tables() noexcept {
+  for (int kind = 0; kind < kNumCaches; ++kind) {
+    if (!rules.has(kind)) continue;
+    StepTables& table = tables[kind];
+    for (std::size_t i = 0; i < step.sequences.size(); ++i) {
+      const std::vector<std::int32_t>& pages = sequences[step.sequences[i]].tables[kind].pages;
+      std::int32_t* const row = table.pages.data() + i * table.width;
+      std::fill_n(row, table.used, -1);
+      std::copy(pages.begin(), pages.end(), row);
+    }
+    for (const int sequence : step.sequences) {
+      table.used = std::max(table.used, static_cast<std::int64_t>(sequences[sequence].tables[kind].pages.size()));
+    }
+  }
 }
 
 void PagePool::Impl::write_tokens() noexcept {
@@ -153,13 +179,12 @@ Batch PagePool::Impl::host_batch() const noexcept {
   if (rules.ratio > 0) batch.num_visible = by_token(step.num_visible);
   TensorView* const slots[kNumCaches] = {&batch.window_slots, &batch.entry_slots, &batch.index_slots,
                                           &batch.state_slots, &batch.index_state_slots};
-  TensorView* const tables[kNumCaches] = {&batch.window_table, &batch.entries_table, &batch.index_table,
-                                           &batch.state_table, &batch.index_state_table};
+  TensorView* const block_tables[kNumCaches] = {&batch.window_table, &batch.entries_table, &batch.index_table,
+                                                &batch.state_table, &batch.index_state_table};
   for (int kind = 0; kind < kNumCaches; ++kind) {
     if (!rules.has(kind)) continue;
     *slots[kind] = view(step.slots[kind].data(), DType::i64, {num_tokens});
-    const auto width = static_cast<std::int64_t>(step.tables[kind].size()) / num_seqs;
-    *tables[kind] = view(step.tables[kind].data(), DType::i32, {num_seqs, width});
+    *block_tables[kind] = view(tables[kind].pages.data(), DType::i32, {num_seqs, tables[kind].width});
   }
   return batch;
 }
@@ -167,25 +192,49 @@ Batch PagePool::Impl::host_batch() const noexcept {
 Result<Batch> PagePool::Impl::batch() {
   Batch batch = host_batch();
   if (device->kind() == DeviceKind::cpu) return batch;
-  // A Batch is an array of views; on the device they lie behind each other.
+  BatchShape shape{
+      .num_tokens = std::max<std::int64_t>({batch_shape.num_tokens, problem.num_tokens, batch.positions.shape[0]}),
+      .num_seqs = std::max<std::int64_t>({batch_shape.num_seqs, problem.num_seqs, batch.window_table.shape[0]})};
+  for (int kind = 0; kind < kNumCaches; ++kind) shape.widths[kind] = tables[kind].width;
+  // A Batch is an array of views: those by token, then a table for each cache. On the device they lie behind each
+  // other.
   const std::span<TensorView> views(reinterpret_cast<TensorView*>(&batch), sizeof(Batch) / sizeof(TensorView));
-  const auto bytes = [](const TensorView& array) {
+  constexpr std::size_t kFirstTable = offsetof(Batch, window_table) / sizeof(TensorView);
+  static_assert(sizeof(Batch) == (kFirstTable + kNumCaches) * sizeof(TensorView));
+  const auto room = [&](std::size_t i) {
     constexpr std::int64_t kAlignment = 256;
-    return (bytes_of(array.dtype, array.numel()) + kAlignment - 1) / kAlignment * kAlignment;
+    if (views[i].is_absent()) return std::int64_t{0};
+    const std::int64_t numbers = i < kFirstTable ? shape.num_tokens : shape.num_seqs * shape.widths[i - kFirstTable];
+    return (bytes_of(views[i].dtype, numbers) + kAlignment - 1) / kAlignment * kAlignment;
   };
-  std::int64_t total = 0;
-  for (const TensorView& array : views) total += array.is_absent() ? 0 : bytes(array);
-  if (total > batch_memory.bytes()) {
+  std::int64_t by_token = 0, total = 0;
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    total += room(i);
+    if (i < kFirstTable) by_token = total;
+  }
+  const bool fits = shape == batch_shape;
+  if (!fits) {
+    batch_shape = {};
     FATHOM_ASSIGN(batch_memory, DeviceMemory::allocate(*device, total));
   }
+  // Tokens that the step has not, and table columns that no step has used, are -1.
+  FATHOM_TRY(fill_bytes(*device, batch_memory.data(), std::byte{0xff}, fits ? by_token : total, stream));
+  batch_shape = shape;
   std::byte* to = batch_memory.data();
-  for (TensorView& array : views) {
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    TensorView& array = views[i];
     if (array.is_absent()) continue;
-    FATHOM_TRY(copy_bytes(*device, to, array.data, bytes_of(array.dtype, array.numel()), stream));
-    to += bytes(array);
-    array.data = to - bytes(array);
+    if (i < kFirstTable) {
+      FATHOM_TRY(copy_bytes(*device, to, array.data, bytes_of(array.dtype, array.numel()), stream));
+    } else {
+      const StepTables& table = tables[i - kFirstTable];
+      FATHOM_TRY(cuda::copy_rows(device->index(), to, array.data, bytes_of(array.dtype, table.width),
+                                 bytes_of(array.dtype, table.used), array.shape[0], stream));
+    }
+    array.data = to;
     array.device = device->kind();
     array.device_index = static_cast<std::int16_t>(device->index());
+    to += room(i);
   }
   return batch;
 }
@@ -199,10 +248,11 @@ Result<Batch> PagePool::begin_step(std::span<const int> sequences, std::span<con
   return guarded("begin_step", [&]() -> Result<Batch> {
     FATHOM_TRY(check_pool("begin_step", impl_.get()));
     FATHOM_TRY(impl_->open_step(sequences, counts));
-    Result<Batch> batch = impl_->batch();
-    if (!batch.ok()) abandon();
-    FATHOM_TRY(impl_->trouble());
-    return batch;
+    const Result<Batch> batch = impl_->batch();
+    const Status status = batch.ok() ? impl_->trouble() : batch.status();
+    if (status.ok()) return batch;
+    abandon();
+    return status;
   });
 }
 

@@ -103,7 +103,7 @@ struct Shared {
   PooledRow found[kChunk];
   Pool pools[kPoolThreads];
   float partials[32];
-  float norm[kWarpRow], rope[kFastRopeDim];  ///< for the fast ends
+  alignas(16) float norm[kWarpRow], rope[kFastRopeDim];  ///< for the fast ends, which read four at once
   std::int64_t slots[kMostTokensOfABlock];
   std::int32_t positions[kMostTokensOfABlock], seqs[kMostTokensOfABlock];
   unsigned closing;  ///< a bit per token of the block

@@ -16,6 +16,9 @@ Result<DeviceLimits> limits_of(int index) noexcept;
 Result<void*> allocate(int index, std::int64_t bytes) noexcept;
 void release(int index, void* data) noexcept;
 Status copy(int index, void* to, const void* from, std::int64_t bytes, Stream stream) noexcept;
+/// `rows` pieces of `bytes` each, `stride` bytes apart on both sides.
+Status copy_rows(int index, void* to, const void* from, std::int64_t stride, std::int64_t bytes, std::int64_t rows,
+                 Stream stream) noexcept;
 Status fill(int index, void* to, int value, std::int64_t bytes, Stream stream) noexcept;
 Status synchronize(int index, Stream stream) noexcept;
 

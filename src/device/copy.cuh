@@ -18,6 +18,16 @@ __device__ __forceinline__ void async(void* to_shared, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to_shared)), "l"(from), "n"(kBytes) : "memory");
   }
 }
+/// The same for 8 or 16 bytes, or zeros if `is_there` is false: then `from` is not read.
+template <int kBytes>
+__device__ __forceinline__ void async_or_zeros(void* to_shared, const void* from, bool is_there) {
+  const int bytes = is_there ? kBytes : 0;
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)), "l"(from), "r"(bytes) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to_shared)), "l"(from), "n"(kBytes), "r"(bytes) : "memory");
+  }
+}
 /// Closes the group of this thread's copies since the last commit.
 __device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most kOpen of this thread's groups are unfinished.

@@ -69,6 +69,16 @@ Status copy(int index, void* to, const void* from, std::int64_t bytes, Stream st
   return cuda_status("copy_bytes", cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, stream_of(stream)));
 }
 
+Status copy_rows(int index, void* to, const void* from, std::int64_t stride, std::int64_t bytes, std::int64_t rows,
+                 Stream stream) noexcept {
+  const DeviceGuard guard(index);
+  FATHOM_TRY(guard.status());
+  const auto pitch = static_cast<std::size_t>(stride);
+  return cuda_status("copy_rows",
+                     cudaMemcpy2DAsync(to, pitch, from, pitch, static_cast<std::size_t>(bytes),
+                                       static_cast<std::size_t>(rows), cudaMemcpyDefault, stream_of(stream)));
+}
+
 Status fill(int index, void* to, int value, std::int64_t bytes, Stream stream) noexcept {
   const DeviceGuard guard(index);
   FATHOM_TRY(guard.status());

@@ -36,20 +36,10 @@ template <class... Params, class... Args>
 Status launch_early(bool early, const char* op, const RunContext& context, void (*kernel)(Params...), dim3 grid, dim3 block,
                     std::size_t shared_bytes, const Args&... args) noexcept {
   if (!early) return launch(op, context, kernel, grid, block, shared_bytes, args...);
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return {};
-  const DeviceGuard guard(context.device.index());
-  FATHOM_TRY(guard.status());
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream_of(context.stream);
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cuda_status(op, cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+  return launch_with(&attribute, 1, op, context, kernel, grid, block, shared_bytes, args...);
 }
 
 }  // namespace fathom

@@ -43,6 +43,14 @@ __device__ __forceinline__ void load_matrix_x4_transposed(std::uint32_t (&r)[4],
                : "memory");
 }
 
+/// Stores four 8x8 matrices of 16-bit elements, held as `c` is (a pair of columns a word); lane i gives the address of row
+/// i % 8 of matrix i / 8. sm_90.
+__device__ __forceinline__ void store_matrix_x4(void* row, std::uint32_t r0, std::uint32_t r1, std::uint32_t r2, std::uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(copy::shared_address(row)), "r"(r0), "r"(r1), "r"(r2),
+               "r"(r3)
+               : "memory");
+}
+
 /// Two bf16 products, each rounded once. -0 as the third operand keeps the sign of zero.
 __device__ __forceinline__ std::uint32_t multiply_bf16x2(std::uint32_t a, std::uint32_t b) {
   std::uint32_t d;

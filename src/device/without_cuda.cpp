@@ -14,6 +14,7 @@ Result<DeviceLimits> limits_of(int) noexcept { return none(); }
 Result<void*> allocate(int, std::int64_t) noexcept { return none(); }
 void release(int, void*) noexcept {}
 Status copy(int, void*, const void*, std::int64_t, Stream) noexcept { return none(); }
+Status copy_rows(int, void*, const void*, std::int64_t, std::int64_t, std::int64_t, Stream) noexcept { return none(); }
 Status fill(int, void*, int, std::int64_t, Stream) noexcept { return none(); }
 Status synchronize(int, Stream) noexcept { return none(); }
 

@@ -22,11 +22,15 @@ __global__ void __launch_bounds__(32 * kWarps) score_kernel(const __grid_constan
   __shared__ float keys[kWarps][kMostDim];
   const std::int64_t t = rows.first + blockIdx.y, first = std::int64_t{blockIdx.x} * kKeysPerBlock;
   const IndexRun::Sight sight = run.sight(t);
-  const std::int64_t end = min(first + kKeysPerBlock, std::int64_t{run.scored(sight.visible)});
+  // The selection reads ranks eight at a time, so the row's last eight are filled up with absent ones.
+  const std::int64_t scored = run.scored(sight.visible);
+  const std::int64_t end =
+      min(first + kKeysPerBlock, (scored + select::kPerThread - 1) / select::kPerThread * select::kPerThread);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, dim = run.problem.index_dim;
   const float* weights = run.args.weights.row<const float>(t);
   for (std::int64_t entry = first + warp; entry < end; entry += kWarps) {
-    const IndexRun::Place place = run.place(sight.seq, static_cast<std::uint32_t>(entry));
+    const IndexRun::Place place =
+        entry < scored ? run.place(sight.seq, static_cast<std::uint32_t>(entry)) : IndexRun::Place{-1, 0};
     const bool is_present = run.holds(place);
     float score = 0;
     if (is_present) {
@@ -46,7 +50,8 @@ __global__ void __launch_bounds__(32 * kWarps) score_kernel(const __grid_constan
     if (lane != 0) continue;
     rows.row(t - rows.first)[entry] = is_present ? rank_of(score) : 0;
     const TensorView& scores = run.args.scores;
-    if (!scores.is_absent() && entry < scores.shape[1]) scores.row<float>(t)[entry] = is_present ? score : -kInfinity;
+    if (!scores.is_absent() && entry < min(scored, scores.shape[1]))
+      scores.row<float>(t)[entry] = is_present ? score : -kInfinity;
   }
 }
 

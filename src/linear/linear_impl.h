@@ -16,6 +16,12 @@ Reason refuses_linear_sm80(const LinearProblem& problem, const Device& device);
 Result<Prepared> prepare_linear_sm80(const LinearProblem& problem, const Device& device, const PlanOptions& options);
 Status linear_sm80(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
 
+Reason refuses_linear_sm90(const LinearProblem& problem, const Device& device);
+Result<Prepared> prepare_linear_sm90(const LinearProblem& problem, const Device& device, const PlanOptions& options);
+Status linear_sm90(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
+/// Whichever of sm90 and sm80 is quicker for so many tokens; prepared as sm90.
+Status linear_hopper(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
+
 Status linear_simt(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
 
 std::span<const Implementation> linear_implementations() noexcept;

@@ -76,6 +76,8 @@ struct Lane16 {
       pairs[4 * half] = words.x, pairs[4 * half + 1] = words.y, pairs[4 * half + 2] = words.z, pairs[4 * half + 3] = words.w;
     }
   }
+  /// Every other pair, from pair `first` on: in this order a word of codes is one operand of a product (linear_sm90_kernel.cuh).
+  __device__ __forceinline__ uint4 alternate(int first) const { return make_uint4(pairs[first], pairs[first + 2], pairs[first + 4], pairs[first + 6]); }
   __device__ __forceinline__ float value(int i) const {
     return __uint_as_float(i % 2 == 0 ? pairs[i / 2] << 16 : pairs[i / 2] & 0xffff0000u);
   }

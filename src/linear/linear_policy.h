@@ -58,8 +58,9 @@ struct SkinnyTile {
 
 /// Few tokens want few rows a block, so that the blocks share K among their own warps; many tokens want many rows, so that
 /// x is not fetched more often than the weights are.
-constexpr SkinnyTile skinny_tile(std::int64_t num_tokens, LinearForm form, const DeviceLimits& limits) noexcept {
-  if (num_tokens <= 4) return {8, 8, 1};
+constexpr SkinnyTile skinny_tile(std::int64_t num_tokens, std::int32_t in_dim, LinearForm form, const DeviceLimits& limits) noexcept {
+  // Where K is one step of eight warps, a block would add up and store after every step.
+  if (num_tokens <= 4 && in_dim > 1024) return {8, 8, 1};
   if (num_tokens <= 8) return {8, 4, 1};
   if (num_tokens <= 16) return {8, 2, 2};
   if (num_tokens <= 32) {
@@ -92,7 +93,7 @@ struct SkinnyPolicy {
 constexpr SkinnyPolicy skinny_policy(const LinearProblem& problem, std::int64_t num_tokens, const DeviceLimits& limits) noexcept {
   const LinearForm form = form_of(problem);
   SkinnyPolicy policy;
-  policy.tile = skinny_tile(num_tokens, form, limits);
+  policy.tile = skinny_tile(num_tokens, problem.in_dim, form, limits);
   const std::int32_t slots = skinny_slots(policy.tile, form, limits);
   policy.row_tiles = problem.groups * ((problem.out_dim + policy.tile.rows() - 1) / policy.tile.rows());
   policy.token_tiles = static_cast<std::int32_t>((num_tokens + policy.tile.tokens() - 1) / policy.tile.tokens());

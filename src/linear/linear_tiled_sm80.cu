@@ -4,7 +4,7 @@
 // x 128 tokens with E4M3 weights, of 32 x 64 with bf16 ones.
 //
 // As in the skinny kernel a lane's 16 elements of K are neighbours: K is numbered alike on both sides of the product.
-#include "device/launch.h"
+#include "device/early_launch.cuh"
 #include "linear/linear_kernel.cuh"
 #include "linear/linear_policy.h"
 #include "linear/linear_tiled.h"
@@ -249,7 +249,9 @@ __global__ void __launch_bounds__(kThreads, kIsE4m3 ? 1 : 2) tiled_kernel(const 
 
 /// x as the product sees it: eight lanes for each block of 128 elements of a token.
 __global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constant__ LinearProblem problem, const __grid_constant__ TensorView x,
-                                                            bf16* out, const int blocks_per_row) {
+                                                            bf16* out, const int blocks_per_row, const bool is_paired) {
+  let_next_launch_begin();
+  wait_for_launch_before();
   const std::int64_t block = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanesPerBlock;
   const std::int64_t token = block / blocks_per_row;
   const int in_row = static_cast<int>(block % blocks_per_row), blocks_per_group = blocks_per_row / problem.groups;
@@ -266,13 +268,20 @@ __global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constan
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const std::uint32_t* p = lane.pairs + 4 * half;
-    if (k + 8 * half < problem.in_dim) *reinterpret_cast<uint4*>(row + k + 8 * half) = make_uint4(p[0], p[1], p[2], p[3]);
+    const uint4 words = is_paired ? lane.alternate(half) : make_uint4(p[0], p[1], p[2], p[3]);
+    if (k + 8 * half < problem.in_dim) *reinterpret_cast<uint4*>(row + k + 8 * half) = words;
   }
 }
 
-bool quantises(const LinearProblem& problem) { return problem.activation_quant == ActivationQuant::e4m3_128; }
-
 }  // namespace
+
+Result<bool> can_quantise_early(const Device& device) { return can_begin_early("linear", device, quantise_kernel); }
+
+Status launch_quantise(const LinearProblem& problem, const TensorView& x, const RunContext& context, std::byte* out, bool early, bool is_paired) {
+  const int blocks_per_row = problem.groups * ((problem.in_dim + kQuantBlock - 1) / kQuantBlock);
+  return launch_early(early, "linear", context, quantise_kernel, dim3(blocks_for(x.shape[0] * blocks_per_row, kThreads / kLanesPerBlock)), dim3(kThreads),
+                      0, problem, x, reinterpret_cast<bf16*>(out), blocks_per_row, is_paired);
+}
 
 std::int64_t tiled_scratch_bytes(const LinearProblem& problem) {
   if (problem.num_tokens <= 64 || !quantises(problem)) return 0;
@@ -292,9 +301,7 @@ Status launch_tiled(const LinearProblem& problem, const LinearArgs& args, const 
   TiledLaunch launched{problem, args.x, args.weight, args.weight_scale, args.out, 0, 0, false};
   if (quantises(problem)) {
     launched.x = view(scratch, DType::bf16, {num_tokens, width}, DeviceKind::cuda);
-    const int blocks_per_row = problem.groups * ((problem.in_dim + kQuantBlock - 1) / kQuantBlock);
-    FATHOM_TRY(launch("linear", context, quantise_kernel, dim3(blocks_for(num_tokens * blocks_per_row, kThreads / kLanesPerBlock)), dim3(kThreads), 0,
-                      problem, args.x, reinterpret_cast<bf16*>(scratch), blocks_per_row));
+    FATHOM_TRY(launch_quantise(problem, args.x, context, scratch, false, false));
   }
   const std::int32_t rows = TiledTile{problem.weight_dtype}.rows();
   launched.row_tiles_per_group = (problem.out_dim + rows - 1) / rows;

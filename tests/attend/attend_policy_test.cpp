@@ -18,13 +18,35 @@ AttendProblem flash(int tokens, int heads = 64, int entries = 512) {
   return problem;
 }
 
+constexpr ClusterRoom kH100Room{0, 132, 66, 42, 31, 24, 18, 16, 15};  // of one H100
+
 TEST(AttendPolicy, FewQueriesAreSplitUntilTheDeviceIsFull) {
-  const AttendSm90Policy policy = attend_sm90_policy(flash(256), kH100);
-  EXPECT_EQ(policy.splits(1, 64), 10);    // a split is a pair of tiles at least: 640 rows are ten
-  EXPECT_EQ(policy.splits(32, 64), 4);    // 32 blocks, 132 multiprocessors
-  EXPECT_EQ(policy.splits(128, 64), 1);
-  EXPECT_EQ(policy.splits(64, 128), 1);   // two blocks of heads
-  EXPECT_EQ(policy.splits(0, 64), policy.most_splits);
+  using Cut = AttendSm90Policy::Cut;
+  const AttendSm90Policy policy = attend_sm90_policy(flash(256), kH100Room);
+  EXPECT_EQ(policy.cut(4096, 64), Cut{});
+  EXPECT_EQ(policy.cut(128, 64), Cut{});
+  EXPECT_EQ(policy.cut(64, 64), (Cut{64, 2, 1}));
+  EXPECT_EQ(policy.cut(8, 64), (Cut{32, 7, 1}));  // 16 clusters of seven: there is no room for 16 of eight
+  EXPECT_EQ(policy.cut(1, 64), (Cut{16, 7, 1}));  // sums of few heads are soon exchanged
+  EXPECT_EQ(policy.cut(128, 8), Cut{});
+  const AttendSm90Policy::Cut long_rows = attend_sm90_policy(flash(1, 64, 8192), kH100Room).cut(1, 64);
+  EXPECT_EQ(long_rows.cluster, 8);
+  EXPECT_GT(long_rows.parts, 1);
+}
+
+TEST(AttendPolicy, BlocksOfASplitQueryAreOnTheDeviceTogether) {
+  for (const int entries : {0, 512, 1024, 8192}) {
+    for (const int heads : {1, 8, 16, 33, 64, 128}) {
+      const AttendSm90Policy policy = attend_sm90_policy(flash(256, heads, entries), kH100Room);
+      for (std::int64_t tokens = 1; tokens < 300; ++tokens) {
+        const AttendSm90Policy::Cut cut = policy.cut(tokens, heads);
+        if (cut.cluster * cut.parts == 1) continue;
+        EXPECT_LE(tokens * cut.head_blocks(heads) * cut.parts, kH100Room[cut.cluster]) << tokens;
+        EXPECT_LE(cut.cluster * cut.parts, policy.tiles) << tokens;
+        EXPECT_LE(cut.parts, 32);
+      }
+    }
+  }
 }
 
 TEST(AttendPolicy, ScratchHoldsWhatAnyNumberOfTokensSplitsInto) {
@@ -32,18 +54,23 @@ TEST(AttendPolicy, ScratchHoldsWhatAnyNumberOfTokensSplitsInto) {
     for (const int capacity : {1, 2, 7, 64, 300}) {
       for (const int heads : {1, 16, 64, 128}) {
         const AttendSm80Policy sm80 = attend_sm80_policy(flash(capacity, heads), limits);
-        const AttendSm90Policy sm90 = attend_sm90_policy(flash(capacity, heads), limits);
-        const auto fits = [&](const AttendSplits& policy) {
-          for (int tokens = 0; tokens <= capacity; ++tokens) {
-            const std::int64_t units = tokens * policy.head_blocks(heads), splits = policy.splits(tokens, heads);
-            if (splits == 1) continue;
-            EXPECT_LE(units * splits, policy.most_parts(capacity, heads)) << tokens << " of " << capacity << ", heads " << heads;
-            EXPECT_LE(units, policy.most_split_units(capacity, heads)) << tokens << " of " << capacity << ", heads " << heads;
+        const AttendSm90Policy sm90 = attend_sm90_policy(flash(capacity, heads), kH100Room);
+        const AttendSm90Policy::Most most = sm90.most(capacity, heads);
+        for (int tokens = 0; tokens <= capacity; ++tokens) {
+          const std::int64_t units = tokens * sm80.head_blocks(heads), splits = sm80.splits(tokens, heads);
+          if (splits > 1) {
+            EXPECT_LE(units * splits, sm80.most_parts(capacity, heads))
+                << tokens << " of " << capacity << ", heads " << heads;
+            EXPECT_LE(units, sm80.most_split_units(capacity, heads))
+                << tokens << " of " << capacity << ", heads " << heads;
             EXPECT_LE(splits, kMostAttendSplits);
           }
-        };
-        fits(sm80);
-        fits(sm90);
+          const AttendSm90Policy::Cut cut = sm90.cut(tokens, heads);
+          const std::int64_t wide = tokens * cut.head_blocks(heads);
+          if (cut.parts == 1) continue;  // nothing goes to memory
+          EXPECT_LE(wide * cut.parts, most.parts) << tokens << " of " << capacity << ", heads " << heads;
+          EXPECT_LE(wide * cut.cluster, most.counters) << tokens << " of " << capacity << ", heads " << heads;
+        }
       }
     }
   }
@@ -55,23 +82,16 @@ TEST(AttendPolicy, SmallRanksTakeTheSmallerBlock) {
   EXPECT_EQ(attend_sm80_policy(flash(1, 64), kH100).heads_per_block, 16);
 }
 
-TEST(AttendPolicy, HopperTakesTheQuickerKernel) {
-  EXPECT_TRUE(is_small_for_sm90(1, 64));
-  EXPECT_TRUE(is_small_for_sm90(7, 64));
-  EXPECT_FALSE(is_small_for_sm90(8, 64));
-  EXPECT_FALSE(is_small_for_sm90(128, 8));
-}
-
 TEST(AttendPolicy, OneStepIsNeverSplit) {
   AttendProblem problem = flash(1, 64, 0);
   problem.entries_rows = RowsBy::none;
   problem.window_width = 32;
   EXPECT_EQ(attend_sm80_policy(problem, kH100).most_splits, 1);
-  EXPECT_EQ(attend_sm90_policy(problem, kH100).most_splits, 1);
-  EXPECT_EQ(attend_sm90_policy(problem, kH100).most_parts(1, 64), 0);
+  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).cut(1, 64), AttendSm90Policy::Cut{});
+  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).most(1, 64).parts, 0);
   problem.window_width = 0;
   problem.window_rows = RowsBy::none;
-  EXPECT_EQ(attend_sm90_policy(problem, kH100).splits(1, 64), 1);
+  EXPECT_EQ(attend_sm90_policy(problem, kH100Room).cut(1, 64), AttendSm90Policy::Cut{});
 }
 
 }  // namespace

@@ -62,6 +62,7 @@ struct TinyLayer {
     ok(fathom_plan_create("layer", problem.c_str(), device, nullptr, &plan, &status));
     fathom_pool_options options;
     ok(fathom_pool_options_for(problem.c_str(), 3, 768, 4, &options, &status));
+    EXPECT_EQ(options.sequence_tokens, 768);
     ok(fathom_pool_create(problem.c_str(), &options, device, &pool, &status));
     fathom_rope rotation;
     ok(fathom_config_layer_rope(config, layer, &rotation, &status));

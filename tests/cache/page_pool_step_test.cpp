@@ -77,6 +77,42 @@ TEST(PagePoolStep, ASequenceWithoutEntriesStillHasATable) {
   EXPECT_EQ(values_of<std::int32_t>(begun->entries_table), (Ints{-1}));
 }
 
+// What a captured graph reads must not change its shape.
+TEST(PagePoolStep, TablesKeepOneWidthForAsManyTokensAsWereAskedFor) {
+  for (const int ratio : {0, 4, 16}) {
+    LayerProblem problem = small_problem(ratio);
+    PagePoolOptions options = pool_options_for(problem, 1, 400).value();
+    options.sequence_tokens = 360;
+    PagePool pool = pool_of(problem, options);
+    ASSERT_TRUE(pool.add_sequence().ok());
+    const auto widths_of = [&](std::int64_t count) {
+      const Batch batch = begin(pool, {0}, {count}).value();
+      EXPECT_TRUE(pool.commit().ok());
+      std::vector<std::int64_t> widths;
+      for (const TensorView& table :
+           {batch.window_table, batch.entries_table, batch.index_table, batch.state_table, batch.index_state_table}) {
+        widths.insert(widths.end(), {table.is_absent() ? 0 : table.shape[1], table.strides[0]});
+      }
+      return widths;
+    };
+    const std::vector<std::int64_t> widths = widths_of(59);
+    EXPECT_EQ(widths[0], 90);  // 360 tokens in pages of 4
+    for (int i = 0; i < 301; ++i) ASSERT_EQ(widths_of(1), widths) << i;
+    EXPECT_EQ(widths_of(4)[0], 91) << "a longer sequence than was asked for";
+  }
+}
+
+TEST(PagePoolStep, AShorterSequenceLeavesNoPagesOfALongerOne) {
+  LayerProblem problem = small_problem(0, 3, 2);
+  PagePool pool = pool_of(problem, all_pages(problem, 20));
+  ASSERT_TRUE(pool.add_sequence().ok() && pool.add_sequence().ok());
+  EXPECT_EQ(values_of<std::int32_t>(begin(pool, {0, 1}, {5, 3})->window_table), (Ints{0, 1, 2, 3, 4, -1}));
+  pool.abandon();
+  EXPECT_EQ(values_of<std::int32_t>(begin(pool, {1, 0}, {5, 1})->window_table), (Ints{0, 1, 2, 3, -1, -1}));
+  pool.abandon();
+  EXPECT_EQ(values_of<std::int32_t>(begin(pool, {1}, {1})->window_table), (Ints{0, -1, -1}));
+}
+
 // Spec 9: CSA keeps state rows from 4 * (n div 4) - 4, HCA from n - n mod 128, the window n - (W - 1).
 TEST(PagePoolStep, RetentionRulesOfTheSpecification) {
   const RowRules csa{128, 4, 0}, hca{128, 128, 0};

@@ -115,6 +115,11 @@ TEST(PagePool, CreationRefusesImpossibleSizes) {
   wrong.rollback_tokens = -1;
   refused(good, wrong, "rollback_tokens is -1");
   wrong = options;
+  wrong.sequence_tokens = -1;
+  refused(good, wrong, "sequence_tokens is -1");
+  wrong.sequence_tokens = kMaxTokens + 1;
+  refused(good, wrong, "sequence_tokens is 16777217");
+  wrong = options;
   wrong.entries_pages = -1;
   refused(good, wrong, "entries_pages is -1");
   wrong = options;

@@ -47,12 +47,28 @@ std::string test_name(const testing::TestParamInfo<Pair>& info) {
 class CudaConformance : public testing::TestWithParam<Pair> {};
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CudaConformance);
 
-/// `must_take`: the file has cases for every implementation.
-void agrees(const Device& device, const Pair& pair, const char* set, bool must_take = true) {
+std::vector<std::string> cases_of(const Pair& pair, const char* set) {
   const auto cases = read_cases(FATHOM_CASES_DIR, pair.op, set);
-  ASSERT_TRUE(cases.ok());
+  EXPECT_TRUE(cases.ok()) << cases.status().text();
+  return cases.ok() ? cases.value() : std::vector<std::string>{};
+}
+
+/// What compute-sanitizer watches. attend's cuda:simt lets no two blocks share a query: the cases with many heads,
+/// which are there for that, would tell nothing of it and take racecheck minutes.
+std::vector<std::string> smoke_cases_of(const Pair& pair) {
+  std::vector<std::string> cases = cases_of(pair, "smoke");
+  if (pair.op == "attend" && pair.implementation == "cuda:simt") {
+    std::erase_if(cases, [](const std::string& text) { return text.find("num_heads=64") != std::string::npos; });
+  }
+  return cases;
+}
+
+/// What a list of cases is to an implementation.
+enum class Takes { some, none, any };
+void agrees(const Device& device, const Pair& pair, const std::vector<std::string>& cases, Takes takes) {
+  ASSERT_FALSE(cases.empty());
   std::int64_t agreeing = 0, refused = 0;
-  for (const Tally& tally : check_cases(pair.op, cases.value(), device, {{pair.op, pair.implementation}})) {
+  for (const Tally& tally : check_cases(pair.op, cases, device, {{pair.op, pair.implementation}})) {
     for (const std::string& failure : tally.failures) ADD_FAILURE() << failure;
     if (tally.implementation != pair.implementation) continue;
     agreeing += tally.agreeing;
@@ -60,37 +76,53 @@ void agrees(const Device& device, const Pair& pair, const char* set, bool must_t
   }
   std::printf("%s %s: %lld cases agree, %lld refused\n", pair.op.c_str(), pair.implementation.c_str(),
               static_cast<long long>(agreeing), static_cast<long long>(refused));
-  if (must_take) {
+  if (takes == Takes::some) {
     EXPECT_GT(agreeing, 0) << pair.op << ": " << pair.implementation << " refuses every case";
+  }
+  if (takes == Takes::none) {
+    EXPECT_EQ(agreeing, 0) << pair.op << ": " << pair.implementation;
+    EXPECT_GT(refused, 0) << pair.op << ": " << pair.implementation;
   }
 }
 
 TEST_P(CudaConformance, AgreesWithTheReference) {
   FATHOM_NEEDS_CUDA(device);
-  agrees(device, GetParam(), "ci");
+  agrees(device, GetParam(), cases_of(GetParam(), "ci"), Takes::some);
 }
 
-// The smallest shared memory of all targets (sm_86, sm_89, sm_120): the same code, with their tiles.
+// The smallest shared memory of all targets (sm_86, sm_89, sm_120): the same code, with their tiles. Hopper's own
+// kernels refuse.
 TEST_P(CudaConformance, AgreesWithinTheSmallestTargetsLimits) {
   FATHOM_NEEDS_CUDA(device);
-  agrees(device.limited_to({.compute_capability = 86, .shared_bytes_per_block = 99 * 1024}), GetParam(), "ci");
+  const std::string& name = GetParam().implementation;
+  const bool is_hopper_only = name == "cuda:sm90" || name == "cuda:hopper";
+  agrees(device.limited_to({.compute_capability = 86, .shared_bytes_per_block = 99 * 1024}), GetParam(),
+         cases_of(GetParam(), "ci"), is_hopper_only ? Takes::none : Takes::some);
 }
 
-// What compute-sanitizer watches (scripts/gpu_test.sh).
+// A GPU of four multiprocessors: small shapes fill it, so products take the tiles that need work enough, and rows are
+// shared and scored by other numbers of blocks.
+TEST_P(CudaConformance, AgreesOnFewMultiprocessors) {
+  FATHOM_NEEDS_CUDA(device);
+  agrees(device.limited_to({.num_multiprocessors = 4}), GetParam(), cases_of(GetParam(), "ci"), Takes::some);
+}
+
+// For compute-sanitizer (scripts/gpu_test.sh).
 TEST_P(CudaConformance, AgreesOnTheSmokeCases) {
   FATHOM_NEEDS_CUDA(device);
-  agrees(device, GetParam(), "smoke", false);
+  agrees(device, GetParam(), smoke_cases_of(GetParam()), Takes::any);
 }
 
 // Outputs and scratch as memory came, for initcheck: poison would be bytes that somebody wrote.
 TEST_P(CudaConformance, RunsTheSmokeCasesInUnwrittenMemory) {
   FATHOM_NEEDS_CUDA(device);
-  const auto cases = read_cases(FATHOM_CASES_DIR, GetParam().op, "smoke");
-  ASSERT_TRUE(cases.ok());
-  for (const std::string& text : cases.value()) {
+  const std::vector<std::string> cases = smoke_cases_of(GetParam());
+  ASSERT_FALSE(cases.empty());
+  for (const std::string& text : cases) {
     const auto status = [&]() -> Status {
       FATHOM_ASSIGN(const OpCase built, make_case(GetParam().op, text));
-      const auto plan = plan_problem(*built.op, built.problem.data(), device, {GetParam().op + "=" + GetParam().implementation});
+      const auto plan =
+          plan_problem(*built.op, built.problem.data(), device, {GetParam().op + "=" + GetParam().implementation});
       if (plan.status().code() == StatusCode::unsupported) return {};
       FATHOM_TRY(plan.status());
       FATHOM_ASSIGN(const DeviceCase arguments, DeviceCase::create(built, device, std::nullopt));

@@ -1,4 +1,6 @@
-// The golden checkpoints on a GPU, within the CPU's bounds, however their tokens are split into steps and pages.
+// The golden checkpoints on a GPU, within the CPU's bounds, however their tokens are split into steps and pages. Where
+// the output's last product quantises what attention gave (tiny_fp8), the CPU's bounds ask for probabilities rounded
+// relative to the final maximum, which cuda:simt does; the fast kernels round relative to a running one.
 #include <gtest/gtest.h>
 
 #include "cli/commands.h"
@@ -12,12 +14,23 @@ struct GoldenCase {
   const char* folder;
   Numerics numerics;
   int layer;
+  const char* attend = "";  ///< the implementation that is forced
 };
 void PrintTo(const GoldenCase& golden, std::ostream* out) {
-  *out << golden.folder << " " << name_of(golden.numerics) << " layer " << golden.layer;
+  *out << golden.folder << " " << name_of(golden.numerics) << " layer " << golden.layer << " " << golden.attend;
 }
 
-void expect_all_hold(const Device& device, const GoldenCase& golden_case, const GoldenOptions& options) {
+/// The bound of a measure. Last-place differences of P become whole E4M3 code steps in front of wo_b: a running maximum
+/// alone cost the CPU 6.0e-3 and 2.9e-2 (docs/design/0007); over eight splittings the fast kernels measured 6.5e-3 to
+/// 8.9e-3, and 2.4e-2 to 3.4e-2 for the worst token.
+double bound_of(const GoldenCase& golden, const Measure& measure) {
+  const bool quantises_again = std::string(golden.folder) == "tiny_fp8";
+  if (!quantises_again || *golden.attend != '\0') return measure.bound;
+  return measure.quantity == "output" ? 1.2e-2 : measure.quantity == "output, worst token" ? 4e-2 : measure.bound;
+}
+
+void expect_all_hold(const Device& device, const GoldenCase& golden_case, GoldenOptions options) {
+  if (*golden_case.attend != '\0') options.forced["attend"] = golden_case.attend;
   const auto measured = [&]() -> Result<std::vector<Measure>> {
     const std::string folder = std::string(FATHOM_GOLDEN_DIR) + "/" + golden_case.folder;
     FATHOM_ASSIGN(const Model model, open_model(folder));
@@ -29,8 +42,9 @@ void expect_all_hold(const Device& device, const GoldenCase& golden_case, const 
   ASSERT_TRUE(measured.ok()) << measured.status().text();
   EXPECT_GE(measured->size(), 3u);
   for (const Measure& measure : measured.value()) {
-    EXPECT_TRUE(measure.ok()) << measure.quantity << " is " << measure.value << ", bound " << measure.bound << " "
-                              << measure.note;
+    const double bound = bound_of(golden_case, measure);
+    EXPECT_TRUE(measure.value <= bound) << measure.quantity << " is " << measure.value << ", bound " << bound << " "
+                                        << measure.note;
   }
 }
 
@@ -68,10 +82,13 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(GoldenCase{"tiny", Numerics::exact, 0}, GoldenCase{"tiny", Numerics::exact, 1},
                     GoldenCase{"tiny", Numerics::exact, 2}, GoldenCase{"tiny", Numerics::served, 0},
                     GoldenCase{"tiny", Numerics::served, 1}, GoldenCase{"tiny", Numerics::served, 2},
-                    GoldenCase{"tiny_fp8", Numerics::served, 0}, GoldenCase{"tiny_fp8", Numerics::served, 1}),
+                    GoldenCase{"tiny_fp8", Numerics::served, 0}, GoldenCase{"tiny_fp8", Numerics::served, 1},
+                    GoldenCase{"tiny_fp8", Numerics::served, 0, "cuda:simt"},
+                    GoldenCase{"tiny_fp8", Numerics::served, 1, "cuda:simt"}),
     [](const auto& test) {
       const GoldenCase& golden = test.param;
-      return std::string(golden.folder) + "_" + name_of(golden.numerics) + "_" + std::to_string(golden.layer);
+      return std::string(golden.folder) + "_" + name_of(golden.numerics) + "_" + std::to_string(golden.layer) +
+             (*golden.attend == '\0' ? "" : "_simt");
     });
 
 TEST(CudaGoldenCheck, ReturnsTheExitCode) {

@@ -2,9 +2,11 @@
 // quantiser writes.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <thread>
 
 #include "fathom/index.h"
 #include "harness/compare.h"
@@ -57,6 +59,35 @@ TEST(CudaIndex, LongRowsAndManyTokens) {
     }
   }
   all_agree("index", device, cases);
+}
+
+// A kernel's limit of shared memory is one for the whole process: a plan that needs less must not take another's away.
+TEST(CudaIndex, PlanningAnotherLeavesAPlanAsItIs) {
+  FATHOM_NEEDS_CUDA(device);
+  const OpCase large =
+      make_case("index", "num_tokens=8 num_seqs=1 index_heads=64 topk=8 context=200 outputs=1").value();
+  const OpCase small = make_case("index", "num_tokens=8 num_seqs=1 index_heads=8 topk=8 context=200").value();
+  const auto plan_of = [&](const OpCase& built) {
+    return std::move(plan_problem(*built.op, built.problem.data(), device, {"cuda:sm80"})).value();
+  };
+  const AnyPlan plan = plan_of(large);
+  const WatchedRun expected = run_case(large, plan, kPoisons[0]);
+  ASSERT_TRUE(expected.ok()) << expected.problem_text();
+  plan_of(small);
+  const auto again = [&] {
+    const WatchedRun run = run_case(large, plan, kPoisons[1]);
+    const char* different = run.ok() ? first_difference(large, run, expected) : nullptr;
+    return run.ok() ? std::string(different == nullptr ? "" : different) : run.problem_text();
+  };
+  EXPECT_EQ(again(), "");
+
+  std::atomic<bool> is_done = false;
+  std::thread planner([&] {
+    while (!is_done) plan_of(small), plan_of(large);
+  });
+  for (int i = 0; i < 30; ++i) EXPECT_EQ(again(), "");
+  is_done = true;
+  planner.join();
 }
 
 /// Codes of every kind, NaN among them, and scales that no quantiser gives. Sums stay inside f32, so that the order of

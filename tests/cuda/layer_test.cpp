@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <optional>
 #include <tuple>
 
+#include "harness/gpu.h"
 #include "support/cuda.h"
 #include "support/tiny_layer.h"
 
@@ -16,10 +18,11 @@ namespace {
 using test::Session;
 using test::TinyLayer;
 
-class CudaLayer : public testing::TestWithParam<std::tuple<int, Numerics>> {
+/// compress_ratio, numerics, and what weights are stored as: tensor cores refuse f32.
+class CudaLayer : public testing::TestWithParam<std::tuple<int, Numerics, DType>> {
  protected:
   static constexpr std::int64_t kTokens = 50;
-  TinyLayer tiny{std::get<0>(GetParam()), std::get<1>(GetParam())};
+  TinyLayer tiny{std::get<0>(GetParam()), std::get<1>(GetParam()), 1, std::get<2>(GetParam())};
 
   Session session_on(const Device& device, TinyLayer& layer) const {
     return {layer, pool_options_for(layer.problem, 8, TinyLayer::kPositions, 8).value(), device};
@@ -71,7 +74,7 @@ TEST_P(CudaLayer, PageSizesAndPageOrderDoNotMatter) {
   FATHOM_NEEDS_CUDA(gpu);
   const auto wanted = expected(gpu, {20, 1, 1, 28});
   for (const int page_size : {1, 3, 256}) {
-    TinyLayer other(tiny.problem.compress_ratio, tiny.problem.numerics);
+    TinyLayer other(tiny.problem.compress_ratio, tiny.problem.numerics, 1, tiny.problem.wq_a_dtype);
     other.problem.window_page_size = page_size;
     other.problem.entries_page_size = page_size + 1;
     other.problem.index_page_size = page_size + 2;
@@ -134,7 +137,54 @@ TEST_P(CudaLayer, SnapshotsGoRoundBetweenGpuAndCpu) {
   expect_near(on_cpu.results[0], wanted);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, CudaLayer, testing::Combine(testing::Values(0, 4, 16), testing::Values(Numerics::exact, Numerics::served)));
+// A decode step is captured once, over the batch of the first, and replayed: the pool's arrays must stay where they
+// are.
+TEST_P(CudaLayer, AGraphOfADecodeStepServesTheStepsToCome) {
+  FATHOM_NEEDS_CUDA(gpu);
+  constexpr std::int64_t kPrefill = 20, kDecode = 300;
+  tiny.problem.max_entries = 128;
+  Session fresh = session_on(gpu), replayed = session_on(gpu);
+  const int fresh_sequence = prefilled(fresh, {kPrefill}), sequence = prefilled(replayed, {kPrefill});
+
+  const LayerPlan plan = plan_layer(tiny.problem, gpu).value();
+  const auto workspace = harness::PlanWorkspace::create(plan).value();
+  cli::DeviceCopies copies(gpu);
+  LayerArgs args;
+  args.rope_table = copies.of(tiny.rope_table).value();
+  args.weights = copies.of(tiny.weights).value();
+  args.caches = replayed.pool.caches(0);
+  const TensorView first_x = tiny.hidden(0, 0, 1);
+  args.x = copies.of(first_x).value();
+  const auto out = cli::DeviceRows::create(gpu, tiny.problem.out_dtype, 1, 32).value();
+  args.out = out.view(1, {32});
+  std::optional<harness::GpuGraph> graph;
+  for (std::int64_t i = 0; i < kDecode; ++i) {
+    fresh.step({{fresh_sequence, 0, 1}});
+    args.batch = replayed.pool.begin_step(std::vector<int>{sequence}, std::vector<std::int64_t>{1}).value();
+    ASSERT_TRUE(
+        copy_bytes(gpu, args.x.data, tiny.hidden(0, kPrefill + i, 1).data, bytes_of(args.x.dtype, args.x.numel()))
+            .ok());
+    ASSERT_TRUE(synchronize(gpu).ok());
+    if (!graph) {
+      auto captured = harness::GpuGraph::capture(
+          gpu, [&](Stream stream, const auto&) { return layer(plan, args, workspace.get(), stream); });
+      ASSERT_TRUE(captured.ok()) << captured.status().text();
+      graph.emplace(std::move(captured).value());
+    }
+    ASSERT_TRUE(graph->replay().ok());
+    std::vector<float> row(32);
+    ASSERT_TRUE(out.read_floats(1, row.data()).ok());
+    ASSERT_EQ(row, fresh.results[0].at(kPrefill + i)) << "decode step " << i;
+    ASSERT_TRUE(replayed.pool.commit().ok());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, CudaLayer,
+                         testing::Combine(testing::Values(0, 4, 16), testing::Values(Numerics::exact, Numerics::served),
+                                          testing::Values(DType::f32)));
+INSTANTIATE_TEST_SUITE_P(Bf16Weights, CudaLayer,
+                         testing::Combine(testing::Values(0, 4, 16), testing::Values(Numerics::served),
+                                          testing::Values(DType::bf16)));
 
 }  // namespace
 }  // namespace fathom

@@ -1,8 +1,13 @@
 // A page pool on a GPU beside one in host memory: the same calls, and rows that "layers" write, leave the same bytes.
+#include <cuda_runtime.h>
 #include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
 
 #include "cache/pool_model.h"
 #include "cli/device_copy.h"
+#include "harness/gpu.h"
 #include "harness/random.h"
 #include "support/cuda.h"
 
@@ -173,21 +178,124 @@ TEST_P(CudaPool, RandomCallsLeaveTheBytesOfAHostPool) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, CudaPool, testing::Combine(testing::Values(0, 4, 16), testing::Bool()));
+/// The arrays of a batch, wherever they lie.
+void expect_same_places(const Batch& got, const Batch& expected, bool also_by_token) {
+  for (std::size_t i = 0; i < views_in(got).size(); ++i) {
+    const TensorView &a = views_in(got)[i], &b = views_in(expected)[i];
+    EXPECT_EQ(a.data, b.data) << "array " << i;
+    EXPECT_EQ(a.strides, b.strides) << "array " << i;
+    if (also_by_token || a.rank == 2) {
+      EXPECT_EQ(a.shape, b.shape) << "array " << i;
+    }
+  }
+}
 
-TEST(CudaPoolBatch, KeepsItsAddressesWhileStepsDoNotGrow) {
+TEST_P(CudaPool, ABatchStaysWhereItIs) {
   FATHOM_NEEDS_CUDA(gpu);
-  const LayerProblem problem = small_problem(4);
-  PagePool pool = std::move(PagePool::create(problem, pool_options_for(problem, 1, 60).value(), gpu)).value();
+  LayerProblem layer = problem();
+  layer.num_seqs = 1;
+  PagePool pool = std::move(PagePool::create(layer, pool_options_for(layer, 1, 400).value(), gpu)).value();
   const int sequence = pool.add_sequence().value();
   const auto step = [&](std::int64_t count) {
     const Batch batch = pool.begin_step(std::vector<int>{sequence}, std::vector<std::int64_t>{count}).value();
     EXPECT_TRUE(pool.commit().ok());
     return batch;
   };
-  const Batch first = step(12);
-  const Batch second = step(12);
-  EXPECT_EQ(second.positions.data, first.positions.data);
+  const Batch prefill = step(50), first = step(1);
+  expect_same_places(first, prefill, false);
+  for (int i = 1; i < 300 && !HasFailure(); ++i) expect_same_places(step(1), first, true);
+}
+
+// A graph that was captured for more tokens runs over what a smaller step leaves: tokens that are nowhere.
+TEST_P(CudaPool, ASmallerStepIsPaddedWithAbsentTokens) {
+  FATHOM_NEEDS_CUDA(gpu);
+  PagePool pool = std::move(PagePool::create(problem(), pool_options_for(problem(), 2, 60).value(), gpu)).value();
+  const std::vector<int> sequences{pool.add_sequence().value(), pool.add_sequence().value()};
+  const Batch large = pool.begin_step(sequences, std::vector<std::int64_t>{5, 6}).value();
+  ASSERT_TRUE(pool.commit().ok());
+  ASSERT_TRUE(pool.begin_step(std::vector<int>{sequences[1]}, std::vector<std::int64_t>{2}).ok());
+  for (const TensorView& array : views_in(large)) {
+    if (array.is_absent() || array.rank == 2) continue;
+    const std::vector<std::byte> bytes = bytes_on(gpu, array);
+    const auto used = static_cast<std::ptrdiff_t>(bytes_of(array.dtype, 2));
+    EXPECT_TRUE(std::all_of(bytes.begin() + used, bytes.end(), [](std::byte byte) { return byte == std::byte{0xff}; }));
+  }
+}
+
+TEST_P(CudaPool, ShorterSequencesLeaveNoPagesOfALongerOne) {
+  FATHOM_NEEDS_CUDA(gpu);
+  Twins twins(problem(), pool_options_for(problem(), 3, 60).value(), gpu, 1);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(twins.host.add_sequence().ok() && twins.device.add_sequence().ok());
+  twins.step({0}, {50}, true);
+  twins.step({1, 2}, {1, 1}, true);  // more rows than before, all of them short
+  twins.step({2}, {1}, false);
+  twins.expect_equal();
+}
+
+/// A stream that has work for some milliseconds in front of what comes next.
+harness::GpuStream busy_stream(const Device& gpu, const DeviceMemory& memory) {
+  auto stream = std::move(harness::GpuStream::create(gpu)).value();
+  for (int i = 0; i < 200; ++i)
+    EXPECT_TRUE(fill_bytes(gpu, memory.data(), std::byte{1}, memory.bytes(), stream.get()).ok());
+  return stream;
+}
+
+TEST_P(CudaPool, RestoreIsDoneWithTheSnapshotWhenItReturns) {
+  FATHOM_NEEDS_CUDA(gpu);
+  const DeviceMemory memory = std::move(DeviceMemory::allocate(gpu, std::int64_t{128} << 20)).value();
+  const harness::GpuStream stream = busy_stream(gpu, memory);
+  PagePoolOptions options = pool_options_for(problem(), 2, 60).value();
+  PagePool first = pool_of(problem(), options);
+  const int sequence = first.add_sequence().value();
+  ASSERT_TRUE(first.begin_step(std::vector<int>{sequence}, std::vector<std::int64_t>{50}).ok());
+  ASSERT_TRUE(first.commit().ok());
+  std::vector<std::byte> bytes = first.snapshot(sequence).value();
+  const int caches = problem().compress_ratio == 0 ? 1 : problem().compress_ratio == 4 ? 5 : 3;
+  for (std::size_t i = 56 + 64 * static_cast<std::size_t>(caches); i < bytes.size(); ++i)
+    bytes[i] = static_cast<std::byte>(i);  // the rows
+  void* locked = nullptr;
+  ASSERT_EQ(cudaMallocHost(&locked, bytes.size()), cudaSuccess);
+  std::memcpy(locked, bytes.data(), bytes.size());
+
+  options.stream = stream.get();
+  PagePool pool = std::move(PagePool::create(problem(), options, gpu)).value();
+  const auto restored = pool.restore({static_cast<const std::byte*>(locked), bytes.size()});
+  std::memset(locked, 0x77, bytes.size());
+  ASSERT_TRUE(restored.ok()) << restored.status().text();
+  EXPECT_TRUE(pool.snapshot(restored.value()).value() == bytes);
+  EXPECT_EQ(cudaFreeHost(locked), cudaSuccess);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, CudaPool, testing::Combine(testing::Values(0, 4, 16), testing::Bool()));
+
+// What the device refused while pages were given back is told by the next call, which then leaves nothing behind.
+TEST(CudaPoolTrouble, CallsThatFailLeaveNothingBehind) {
+  FATHOM_NEEDS_CUDA(gpu);
+  const LayerProblem problem = small_problem(4);
+  const harness::GpuStream stream = std::move(harness::GpuStream::create(gpu)).value();
+  PagePoolOptions options = pool_options_for(problem, 3, 60).value();
+  options.stream = stream.get();
+  PagePool pool = std::move(PagePool::create(problem, options, gpu)).value();
+  const int kept = pool.add_sequence().value(), removed = pool.add_sequence().value();
+  ASSERT_TRUE(pool.begin_step(std::vector<int>{kept, removed}, std::vector<std::int64_t>{10, 10}).ok());
+  ASSERT_TRUE(pool.commit().ok());
+  const std::vector<std::byte> bytes = pool.snapshot(kept).value();
+  auto* const native = static_cast<cudaStream_t>(stream.get().handle);
+  ASSERT_EQ(cudaStreamBeginCapture(native, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  EXPECT_NE(cudaStreamSynchronize(native), cudaSuccess);  // spoils the capture: the stream now refuses everything
+  EXPECT_TRUE(pool.remove_sequence(removed).ok());
+  cudaGraph_t graph = nullptr;
+  EXPECT_NE(cudaStreamEndCapture(native, &graph), cudaSuccess);
+  cudaGetLastError();
+
+  const std::int64_t free_pages = pool.num_free_pages(PagePool::kWindow);
+  EXPECT_EQ(pool.begin_step(std::vector<int>{kept}, std::vector<std::int64_t>{10}).status().code(),
+            StatusCode::device_error);
+  EXPECT_EQ(pool.num_free_pages(PagePool::kWindow), free_pages);
+  EXPECT_EQ(pool.restore(bytes).status().code(), StatusCode::device_error);  // and no step is open
+  EXPECT_EQ(pool.num_free_pages(PagePool::kWindow), free_pages);
+  EXPECT_FALSE(pool.length(removed).ok());
+  EXPECT_EQ(pool.length(kept).value(), 10);
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include <map>
 #include <tuple>
 
+#include "harness/case_file.h"
+#include "harness/op_case.h"
 #include "linear/linear_round.h"
 
 namespace fathom {
@@ -37,8 +39,8 @@ TEST(LinearPolicy, FormFollowsTheOperands) {
 TEST(LinearPolicy, EveryTileFitsEveryDevice) {
   for (const DeviceLimits& limits : {kH100, kA100, kL20}) {
     for (const LinearForm form : {LinearForm::codes, LinearForm::mixed, LinearForm::plain}) {
-      for (int tokens = 1; tokens <= 100; ++tokens) {
-        const SkinnyTile tile = skinny_tile(tokens, form, limits);
+      for (int tokens = 1; tokens <= 200; ++tokens) {
+        const SkinnyTile tile = skinny_tile(tokens, tokens <= 100 ? 4096 : 1024, form, limits);
         EXPECT_LE(tile.shared_bytes(form), limits.shared_bytes_per_block) << tokens;
         EXPECT_GE(tile.tokens(), std::min(tokens, 64)) << tokens;
         EXPECT_EQ(tile.phase_blocks(form) % tile.warps_k, 0) << tokens;
@@ -107,6 +109,21 @@ TEST(LinearPolicy, ManyTokensOfAWideProductTakeTiles) {
   EXPECT_TRUE(takes_tiles(e4m3(1024, 32768), 65, kH100));
   EXPECT_FALSE(takes_tiles(e4m3(4096, 512), 128, kH100)) << "two blocks would leave the device idle";
   EXPECT_TRUE(takes_tiles(e4m3(4096, 512), 8192, kH100));
+}
+
+// tests/cuda/conformance_test.cpp runs the cases on four multiprocessors: small shapes must reach the tiles there.
+TEST(LinearPolicy, CasesReachTheTilesOnFewMultiprocessors) {
+  DeviceLimits few = kH100;
+  few.num_multiprocessors = 4;
+  std::map<LinearForm, int> reached;
+  const std::vector<std::string> cases = harness::read_cases(FATHOM_CASES_DIR, "linear", "ci").value();
+  for (const std::string& text : cases) {
+    const harness::OpCase built = harness::make_case("linear", text).value();
+    const auto& problem = built.problem_as<LinearProblem>();
+    if (problem.weight_dtype == DType::f32 || problem.x_dtype == DType::f32) continue;
+    reached[form_of(problem)] += takes_tiles(problem, built.arg("x").view.shape[0], few);
+  }
+  for (const LinearForm form : {LinearForm::codes, LinearForm::mixed, LinearForm::plain}) EXPECT_GE(reached[form], 1);
 }
 
 /// Every code, every boundary between codes, and their neighbours in f32.

@@ -195,8 +195,9 @@ def test_wrong_calls(csa, golden):
         fathom.Cache([], 1, 64)
     with pytest.raises(TypeError, match="no option"):
         fathom.Cache(attention, 1, 64, page_size=3)
-    with pytest.raises(NotImplementedError, match="cuda"):
-        fathom.Attention(golden / "tiny", device="cuda")
+    if not fathom.info()["devices"][1:]:
+        with pytest.raises(NotImplementedError, match="CUDA|GPU"):
+            fathom.Attention(golden / "tiny", device="cuda")
     with pytest.raises(ValueError):
         fathom.Attention(golden / "tiny", layer=3)
     with pytest.raises((ValueError, RuntimeError)):
@@ -251,3 +252,49 @@ def test_checkpoint_is_a_mapping_of_views(golden):
         assert (checkpoint[name].numpy().astype(np.float32) == kept[name]).all(), name
     with pytest.raises(KeyError):
         checkpoint["layers.9.attn.attn_sink"]
+
+
+_NAMES = {
+    "wq_a": "wq_a", "wq_b": "wq_b", "wkv": "wkv", "wo_a": "wo_a", "wo_b": "wo_b", "index_wq_b": "indexer.wq_b",
+    "q_norm": "q_norm", "kv_norm": "kv_norm", "compress_wkv": "compressor.wkv", "compress_wgate": "compressor.wgate",
+    "compress_norm": "compressor.norm", "index_weights_proj": "indexer.weights_proj",
+    "index_wkv": "indexer.compressor.wkv", "index_wgate": "indexer.compressor.wgate", "index_norm": "indexer.compressor.norm",
+}  # fmt: skip
+_BARE = {"attn_sink": "attn_sink", "compress_ape": "compressor.ape", "index_ape": "indexer.compressor.ape"}
+
+
+@pytest.mark.parametrize("model, numerics", [("tiny", "exact"), ("tiny", "served"), ("tiny_fp8", "served")])
+def test_weights_as_arrays(golden, model, numerics):
+    """The same weights given as arrays, scales of FP8 ones too, give the same bits."""
+    checkpoint = fathom.Checkpoint(golden / model / "model.safetensors")
+    config = golden / model / "config.json"
+    layers = json.loads(config.read_text())["n_layers"]
+    for layer in range(layers):
+        prefix = f"layers.{layer}.attn."
+        candidates = {name: prefix + own for name, own in _BARE.items()}
+        candidates.update({name: f"{prefix}{own}.weight" for name, own in _NAMES.items()})
+        candidates.update({f"{name}_scale": f"{prefix}{own}.scale" for name, own in _NAMES.items()})
+        arrays = {name: checkpoint[own] for name, own in candidates.items() if own in checkpoint}
+        out = []
+        for source in (checkpoint, arrays):
+            attention = fathom.Attention(config, source, layer, numerics=numerics, max_positions=512)
+            x = (
+                np.random.default_rng(layer)
+                .standard_normal((140, attention.hidden_size))
+                .astype(np.float32 if numerics == "exact" else ml_dtypes.bfloat16)
+            )
+            cache = fathom.Cache(attention, 1, 256)
+            with cache.step([cache.add()], [140]) as step:
+                out.append(np.asarray(attention(x, step)).astype(np.float32))
+        assert np.abs(out[0]).max() > 0
+        np.testing.assert_array_equal(*out)
+    with pytest.raises(TypeError, match="no weight wq_z"):
+        fathom.Attention(config, {"wq_z": np.zeros(3, np.float32)}, 0)
+    with pytest.raises(ValueError, match="world"):
+        fathom.Attention(config, arrays, layers - 1, world=2)
+    arrays.pop("wq_a")
+    attention = fathom.Attention(config, arrays, layers - 1, numerics=numerics, max_positions=512)
+    cache = fathom.Cache(attention, 1, 256)
+    with pytest.raises(ValueError, match="wq_a"):
+        with cache.step([cache.add()], [140]) as step:
+            attention(x, step)

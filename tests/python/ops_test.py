@@ -1,5 +1,7 @@
 """Plans, calls and the op functions, on NumPy arrays; and the small functions around them."""
 
+import ast
+import inspect
 import json
 import pathlib
 import subprocess
@@ -426,7 +428,26 @@ def test_the_module_as_a_program(capsys):
     assert main(["info"]) == 0 and json.loads(capsys.readouterr().out)["ops"] == list(fathom.ops())
     assert main(["doctor"]) == 0 and "libfathom" in capsys.readouterr().out
     for wrong in ([], ["bench"], ["info", "--all"]):
-        assert main(wrong) == 2 and "usage" in capsys.readouterr().err
+        with pytest.raises(SystemExit) as ending:
+            main(wrong)
+        assert ending.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+def test_stubs_are_the_op_tables(tmp_path):
+    from fathom.__main__ import main
+
+    assert main(["stubs", "-o", str(tmp_path / "init.pyi")]) == 0
+    tree = ast.parse((tmp_path / "init.pyi").read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert set(functions) == set(fathom.ops())
+    for name, node in functions.items():
+        parameters = getattr(fathom, name).__signature__.parameters.values()
+        assert [arg.arg for arg in node.args.kwonlyargs] == [parameter.name for parameter in parameters]
+        optional = [parameter.default is not inspect.Parameter.empty for parameter in parameters]
+        assert [default is not None for default in node.args.kw_defaults] == optional
+        assert ast.get_docstring(node).startswith(fathom.op(name).summary)
+    imported = {alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(fathom.__all__) <= imported
 
 
 def test_call_overhead_is_printed(capsys):

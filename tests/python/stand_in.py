@@ -1,7 +1,5 @@
 """A NumPy stand-in for the part of torch.Tensor that fathom.compat.flash_mla uses, where torch is not installed."""
 
-import types
-
 import ml_dtypes
 import numpy as np
 
@@ -25,8 +23,12 @@ class _Named:
 float32 = _Named(np.float32)
 
 
+class _Device:
+    type, index = "cpu", None
+
+
 class Tensor:
-    device = types.SimpleNamespace(type="cpu", index=None)
+    device = _Device()
 
     def __init__(self, array):
         self.array = array
@@ -57,14 +59,9 @@ class Tensor:
     def repeat_interleave(self, count):
         return Tensor(np.repeat(self.array, count))
 
-    def masked_fill_(self, mask, value):
-        self.array[mask] = value
+    def nan_to_num_(self, nan, posinf, neginf):
+        self.array[...] = np.nan_to_num(self.array, nan=nan, posinf=posinf, neginf=neginf)
         return self
-
-    def __eq__(self, other):
-        return self.array == other
-
-    __hash__ = None
 
 
 def tensor(array, dtype=None):

@@ -33,40 +33,58 @@ class Random {
   std::uint64_t state_;
 };
 
-/// Problem, weights and rotary table of one random layer; `ratio` 0, 4 or (for HCA) any other.
+/// Problem, weights and rotary table of one random layer; `ratio` 0, 4 or (for HCA) any other. What is multiplied by is
+/// stored as `weight`, f32 or bf16.
 class TinyLayer {
  public:
-  TinyLayer(int ratio, Numerics numerics, std::uint64_t seed = 1) : random_(seed) {
+  TinyLayer(int ratio, Numerics numerics, std::uint64_t seed = 1, DType weight = DType::f32) : random_(seed) {
     const bool exact = numerics == Numerics::exact;
-    problem = {.num_tokens = 64, .num_seqs = 4, .hidden_size = 32, .num_heads = 3, .q_rank = 16, .output_groups = 1, .output_rank = 8,
-               .window = 8, .compress_ratio = ratio, .index_heads = 2, .index_dim = 128, .index_topk = 6, .max_entries = 64,
-               .numerics = numerics, .wq_a_dtype = DType::f32, .wq_b_dtype = DType::f32, .wkv_dtype = DType::f32, .wo_a_dtype = DType::f32,
-               .wo_b_dtype = DType::f32, .index_wq_b_dtype = DType::f32, .compress_weight_dtype = DType::f32,
+    problem = {.num_tokens = 64,
+               .num_seqs = 4,
+               .hidden_size = 32,
+               .num_heads = 3,
+               .q_rank = 16,
+               .output_groups = 1,
+               .output_rank = 8,
+               .window = 8,
+               .compress_ratio = ratio,
+               .index_heads = 2,
+               .index_dim = 128,
+               .index_topk = 6,
+               .max_entries = 64,
+               .numerics = numerics,
+               .wq_a_dtype = weight,
+               .wq_b_dtype = weight,
+               .wkv_dtype = weight,
+               .wo_a_dtype = weight,
+               .wo_b_dtype = weight,
+               .index_wq_b_dtype = weight,
+               .compress_weight_dtype = weight,
                .out_dtype = exact ? DType::f32 : DType::bf16};
     if (exact) {
       problem.window_format = problem.entries_format = CacheFormat::kv_f32;
       problem.index_format = CacheFormat::index_f32;
     }
-    weights.wq_a = random_view({16, 32}, 0.4f);
+    weights.wq_a = random_weight({16, 32}, 0.4f);
     weights.q_norm = random_view({16}, 0.2f, 1.0f);
-    weights.wq_b = random_view({3 * 512, 16}, 0.4f);
-    weights.wkv = random_view({512, 32}, 0.4f);
+    weights.wq_b = random_weight({3 * 512, 16}, 0.4f);
+    weights.wkv = random_weight({512, 32}, 0.4f);
     weights.kv_norm = random_view({512}, 0.2f, 1.0f);
     weights.attn_sink = random_view({3}, 1.0f);
-    weights.wo_a = random_view({8, 3 * 512}, 0.1f);
-    weights.wo_b = random_view({32, 8}, 0.4f);
+    weights.wo_a = random_weight({8, 3 * 512}, 0.1f);
+    weights.wo_b = random_weight({32, 8}, 0.4f);
     if (ratio > 0) {
       const std::int64_t width = ratio == 4 ? 1024 : 512;
-      weights.compress_wkv = random_view({width, 32}, 0.4f);
-      weights.compress_wgate = random_view({width, 32}, 0.4f);
+      weights.compress_wkv = random_weight({width, 32}, 0.4f);
+      weights.compress_wgate = random_weight({width, 32}, 0.4f);
       weights.compress_ape = random_view({ratio, width}, 0.5f);
       weights.compress_norm = random_view({512}, 0.2f, 1.0f);
     }
     if (ratio == 4) {
-      weights.index_wq_b = random_view({2 * 128, 16}, 0.4f);
-      weights.index_weights_proj = random_view({2, 32}, 0.4f);
-      weights.index_wkv = random_view({256, 32}, 0.4f);
-      weights.index_wgate = random_view({256, 32}, 0.4f);
+      weights.index_wq_b = random_weight({2 * 128, 16}, 0.4f);
+      weights.index_weights_proj = random_weight({2, 32}, 0.4f);
+      weights.index_wkv = random_weight({256, 32}, 0.4f);
+      weights.index_wgate = random_weight({256, 32}, 0.4f);
       weights.index_ape = random_view({4, 256}, 0.5f);
       weights.index_norm = random_view({128}, 0.2f, 1.0f);
     }
@@ -103,8 +121,16 @@ class TinyLayer {
     for (float& value : owned_.back()) value = centre + scale * random_.next();
     return view(owned_.back().data(), DType::f32, shape);
   }
+  TensorView random_weight(std::initializer_list<std::int64_t> shape, float scale) {
+    const TensorView wide = random_view(shape, scale);
+    if (problem.wq_a_dtype == DType::f32) return wide;
+    std::vector<bf16>& narrow = owned_narrow_.emplace_back();
+    for (const float value : owned_.back()) narrow.push_back(to_bf16(value));
+    return view(narrow.data(), DType::bf16, shape);
+  }
   Random random_;
   std::vector<std::vector<float>> owned_;
+  std::vector<std::vector<bf16>> owned_narrow_;
   std::map<int, std::vector<float>> streams_;
   std::map<int, std::vector<bf16>> narrow_;
 };

@@ -34,7 +34,7 @@ extern "C" {
 #endif
 
 /* Grows when a struct or a function of this header changes; equal numbers fit together. */
-#define FATHOM_C_ABI_VERSION 2
+#define FATHOM_C_ABI_VERSION 3
 FATHOM_C_API int32_t fathom_abi_version(void);
 /* "0.1.0" */
 FATHOM_C_API const char* fathom_version(void);
@@ -153,6 +153,24 @@ FATHOM_C_API fathom_code fathom_workspace_init(const fathom_plan* plan, const fa
 FATHOM_C_API fathom_code fathom_run(const fathom_plan* plan, const fathom_tensor* args, int32_t count,
                                     const fathom_workspace* workspace, void* stream, fathom_status* status);
 
+/* ---- Memory on a device -----------------------------------------------------------------------------------------
+ * For workspaces, weights and results of callers without a CUDA runtime of their own. Ops take any memory of the device. */
+
+typedef struct fathom_memory fathom_memory;
+
+/* `bytes` bytes on the device, aligned to FATHOM_WORKSPACE_ALIGNMENT; FATHOM_RESOURCE_EXHAUSTED if it has not that much. */
+FATHOM_C_API fathom_code fathom_memory_create(const fathom_device* device, int64_t bytes, fathom_memory** memory,
+                                              fathom_status* status);
+FATHOM_C_API void fathom_memory_destroy(fathom_memory* memory);
+/* Its first byte; NULL for NULL and for no bytes. */
+FATHOM_C_API void* fathom_memory_data(const fathom_memory* memory);
+/* Copies between host memory and the device's own, either way, ordered on the stream. On CUDA, call fathom_synchronize
+ * before reading what was copied to the host. */
+FATHOM_C_API fathom_code fathom_copy(const fathom_device* device, void* to, const void* from, int64_t bytes, void* stream,
+                                     fathom_status* status);
+/* Waits until everything given to the stream is done, and says what failed since. Does nothing on the CPU. */
+FATHOM_C_API fathom_code fathom_synchronize(const fathom_device* device, void* stream, fathom_status* status);
+
 /* ---- What there is ---------------------------------------------------------------------------------------------- */
 
 FATHOM_C_API int32_t fathom_op_count(void);
@@ -263,6 +281,7 @@ typedef struct fathom_pool_options {
   int64_t index_pages;
   int64_t state_pages;
   int64_t index_state_pages;
+  int64_t sequence_tokens;  /* that block tables have room for from the first step on */
   uint64_t page_order_seed; /* 0: pages are handed out in order */
   void* stream;             /* CUDA: what the pool does on the device is ordered on it */
 } fathom_pool_options;
