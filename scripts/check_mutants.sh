@@ -23,18 +23,28 @@ elif [ $# -gt 0 ]; then
   list=$(for name; do echo "tests/mutants/$(basename "$name" .patch).patch"; done)
 fi
 
+for patch in $list; do
+  [ -f "$patch" ] || { echo "not ok $(basename "$patch" .patch): there is no $patch" && exit 1; }
+done
+
 # The copy keeps the files' times, so that only what a patch touched is compiled again.
 mkdir -p "$work"
 interrupted=no
-[ ! -f "$work/applied" ] || interrupted=yes
+if [ -f "$work/applied" ]; then
+  interrupted=yes
+  other=$(cat "$work/applied")
+  if [ -n "$other" ] && kill -0 "$other" 2>/dev/null; then
+    echo "not ok mutants: process $other is at work in $work" && exit 1
+  fi
+fi
+echo $$ >"$work/applied"
 rm -rf "$tree"
 mkdir "$tree"
 tar cf - --exclude=./build --exclude=./.git . | tar xf - -C "$tree"
 # files_of PATCH: what it changes.
 files_of() { sed -n 's|^+++ b/\([^[:space:]]*\).*|\1|p' "$1"; }
 # shellcheck disable=SC2046  # a list of files
-if [ $interrupted = yes ]; then (cd "$tree" && touch $(for patch in $(find tests/mutants -name '*.patch'); do files_of "$patch"; done)); fi
-: >"$work/applied"
+if [ $interrupted = yes ]; then (cd "$tree" && touch $(for patch in tests/mutants/*.patch; do files_of "$patch"; done)); fi
 
 build() { cmake --build "$built" --target "$@" --parallel "$jobs" >"$work/build.log" 2>&1; }
 

@@ -32,6 +32,8 @@ else
 fi
 code_of "$root/run" --no-build test
 expect no_build_belongs_to_gpu_test [ $code -eq 2 ]
+code_of sh "$root/scripts/check_mutants.sh" 1 no_such_bug
+expect an_unknown_mutant_is_named grep -q 'not ok no_such_bug: there is no tests/mutants/no_such_bug.patch' "$temporary/output"
 code_of "$root/run" doctor
 expect doctor [ $code -eq 0 ]
 expect doctor_explains_cuda grep -qE 'every build is CPU only|CUDA kernels for sm_80' "$temporary/output"
