@@ -228,6 +228,7 @@ TEST_P(CudaPool, ShorterSequencesLeaveNoPagesOfALongerOne) {
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(twins.host.add_sequence().ok() && twins.device.add_sequence().ok());
   twins.step({0}, {50}, true);
   twins.step({1, 2}, {1, 1}, true);  // more rows than before, all of them short
+  if (HasFatalFailure()) return;
   twins.step({2}, {1}, false);
   twins.expect_equal();
 }
