@@ -18,7 +18,8 @@ AttendProblem flash(int tokens, int heads = 64, int entries = 512) {
   return problem;
 }
 
-constexpr ClusterRoom kH100Room{0, 132, 66, 42, 31, 24, 18, 16, 15};  // of one H100
+constexpr ClusterRoom kH100Room{0,  132, 66, 42, 31,
+                                24, 18,  16, 15};  // as an H100 may have it: not 33 of four, nor 16 of eight
 
 TEST(AttendPolicy, FewQueriesAreSplitUntilTheDeviceIsFull) {
   using Cut = AttendSm90Policy::Cut;
