@@ -27,11 +27,13 @@ struct Program {
   fathom_weights* weights = nullptr;
   fathom_plan* plan = nullptr;
   fathom_pool* pool = nullptr;
+  fathom_memory* memory = nullptr;
   fathom_tensor args[kCount] = {};
   char text[4000] = {};
   bool pointer_set = false;  ///< by a call that failed
 
   ~Program() {
+    fathom_memory_destroy(memory);
     fathom_pool_destroy(pool);
     fathom_plan_destroy(plan);
     fathom_weights_destroy(weights);
@@ -50,6 +52,7 @@ struct Program {
     int64_t size = 0;
     const bool ok =
         made(fathom_device_create("cpu", 2, &device, &status), device) &&
+        made(fathom_memory_create(device, 1000, &memory, &status), memory) &&
         fathom_device_json(device, text, sizeof(text), &size, &status) == FATHOM_OK &&
         made(fathom_config_read(kConfig, &config, &status), config) &&
         fathom_config_layer_problem(config, layer, "served", text, sizeof(text), &size, &status) == FATHOM_OK &&
