@@ -4,7 +4,6 @@
 // rows are operands as they lie. The weights are the product's 64-row side, the tokens its columns, so few tokens cost
 // few columns.
 //
-//
 // K may be shared among the blocks of a cluster: each leaves its sums in its shared memory, and each adds up a part of
 // all, in the blocks' order, so that no result depends on timing.
 #pragma once
