@@ -68,17 +68,7 @@ const std::vector<Spoil>& spoils() {
   return kSpoils;
 }
 
-struct OpName {
-  const char* name;
-};
-void PrintTo(const OpName& op, std::ostream* out) { *out << op.name; }
-std::vector<OpName> op_names() {
-  std::vector<OpName> names;
-  for (const OpSpec* op : op_table()) names.push_back({op->name});
-  return names;
-}
-
-class BadArguments : public testing::TestWithParam<OpName> {};
+class BadArguments : public testing::TestWithParam<test::OpName> {};
 
 TEST_P(BadArguments, AreRefusedByNameAndNothingIsWritten) {
   const std::string op = GetParam().name;
@@ -162,7 +152,7 @@ TEST_P(BadArguments, ProblemsOutOfBoundsAreRefusedByField) {
   test::count_cases(refused);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, BadArguments, testing::ValuesIn(op_names()),
+INSTANTIATE_TEST_SUITE_P(All, BadArguments, testing::ValuesIn(test::op_names()),
                          [](const auto& tested) { return std::string(tested.param.name); });
 
 }  // namespace

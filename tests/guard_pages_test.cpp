@@ -44,17 +44,7 @@ class WalledCopy {
   std::size_t size_ = 0;
 };
 
-struct OpName {
-  const char* name;
-};
-void PrintTo(const OpName& op, std::ostream* out) { *out << op.name; }
-std::vector<OpName> op_names() {
-  std::vector<OpName> names;
-  for (const OpSpec* op : op_table()) names.push_back({op->name});
-  return names;
-}
-
-class GuardPages : public testing::TestWithParam<OpName> {};
+class GuardPages : public testing::TestWithParam<test::OpName> {};
 
 TEST_P(GuardPages, NothingPastAnArgumentIsTouched) {
   const auto texts = harness::read_cases(FATHOM_CASES_DIR, GetParam().name, "ci");
@@ -112,7 +102,7 @@ TEST_P(GuardPages, NothingPastAnArgumentIsTouched) {
   test::count_cases(runs);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GuardPages, testing::ValuesIn(op_names()),
+INSTANTIATE_TEST_SUITE_P(All, GuardPages, testing::ValuesIn(test::op_names()),
                          [](const auto& tested) { return std::string(tested.param.name); });
 
 TEST(GuardPagesDeathTest, AByteTooManyKills) {

@@ -18,17 +18,7 @@ namespace {
 
 constexpr int kThreads = 8, kRuns = 4;
 
-struct OpName {
-  const char* name;
-};
-void PrintTo(const OpName& op, std::ostream* out) { *out << op.name; }
-std::vector<OpName> op_names() {
-  std::vector<OpName> names;
-  for (const OpSpec* op : op_table()) names.push_back({op->name});
-  return names;
-}
-
-class SharedPlans : public testing::TestWithParam<OpName> {};
+class SharedPlans : public testing::TestWithParam<test::OpName> {};
 
 TEST_P(SharedPlans, EightThreadsGetTheBitsOfOne) {
   const auto texts = harness::read_cases(FATHOM_CASES_DIR, GetParam().name, "smoke");
@@ -85,7 +75,7 @@ TEST_P(SharedPlans, AChildProcessGoesOn) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "the child ended with " << status;
 }
 
-INSTANTIATE_TEST_SUITE_P(All, SharedPlans, testing::ValuesIn(op_names()),
+INSTANTIATE_TEST_SUITE_P(All, SharedPlans, testing::ValuesIn(test::op_names()),
                          [](const auto& tested) { return std::string(tested.param.name); });
 
 }  // namespace

@@ -10,13 +10,15 @@
 
 namespace fathom {
 
-/// Splits of queries into parts that a last block merges: the rules both kernels share.
-struct AttendSplits {
-  int heads_per_block = 64;
+/// mma.sync, sm_80 and later: 16 or 32 heads a block, blocks that fill the device twice; parts of split queries are
+/// merged by the block that comes last.
+struct AttendSm80Policy {
+  static constexpr int kTileRows = 32;  ///< rows of a step of the kernel
+  int heads_per_block = 32;
   std::int64_t target_blocks = 0;  ///< splits are made until there are as many blocks
   int most_splits = 1;
 
-  bool operator==(const AttendSplits&) const = default;
+  bool operator==(const AttendSm80Policy&) const = default;
 
   constexpr std::int64_t head_blocks(int num_heads) const noexcept {
     return (num_heads + heads_per_block - 1) / heads_per_block;
@@ -35,12 +37,6 @@ struct AttendSplits {
   constexpr std::int64_t most_split_units(std::int64_t num_tokens, int num_heads) const noexcept {
     return most_splits == 1 ? 0 : std::min(num_tokens * head_blocks(num_heads), target_blocks / 2);
   }
-};
-
-/// mma.sync, sm_80 and later: 16 or 32 heads a block, blocks that fill the device twice.
-struct AttendSm80Policy : AttendSplits {
-  static constexpr int kTileRows = 32;  ///< rows of a step of the kernel
-  bool operator==(const AttendSm80Policy&) const = default;
 };
 
 /// Clusters of each size (1..8 blocks) that a device holds at once.
@@ -82,6 +78,7 @@ struct AttendSm90Policy {
   /// The cheapest cut of `num_tokens` queries. What is split is on the device all at once.
   constexpr Cut cut(std::int64_t num_tokens, int num_heads) const noexcept {
     Cut best;
+    std::int64_t least = cost(best, num_tokens * best.head_blocks(num_heads), num_heads);
     for (int heads = kHeads; heads >= 16 && (heads == kHeads || heads < 2 * num_heads); heads /= 2) {
       const std::int64_t units = num_tokens * Cut{heads}.head_blocks(num_heads);
       if (heads < kHeads && units > room[1]) break;
@@ -89,7 +86,10 @@ struct AttendSm90Policy {
         for (int parts = 1; parts <= kMostParts && parts * units <= room[cluster] && parts * cluster <= tiles;
              ++parts) {
           const Cut now{heads, cluster, parts};
-          if (cost(now, units, num_heads) < cost(best, num_tokens * best.head_blocks(num_heads), num_heads)) best = now;
+          if (const std::int64_t its = cost(now, units, num_heads); its < least) {
+            best = now;
+            least = its;
+          }
         }
       }
     }

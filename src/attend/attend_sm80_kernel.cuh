@@ -193,7 +193,6 @@ struct Softmax {
   float most = -kInfinity;  ///< largest logit
   float total = 0;
 };
-constexpr float kSlack = 8;
 
 /// Sums the partial logits of a tile, turns them into weights relative to `state.most`. Eight threads a head. The base follows
 /// the largest logit only once that has left it by kSlack: weights up to 2^kSlack do no harm, and sums are rarely rescaled.

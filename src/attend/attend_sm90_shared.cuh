@@ -9,13 +9,14 @@
 // A tile is read twice, as keys along its rows and as values across them, from the same bytes (device/wgmma.cuh).
 // Feeders and math groups meet at mbarriers: a tile is full, or empty again.
 //
-// Bytes: a row costs 584 from memory, 1 KB written and 4 KB read in shared memory. What should bind is the gather of
-// rows, at some 59 clocks a row and multiprocessor; products need 40, shared memory 51 (docs/design/0013).
+// A row costs 584 bytes from memory. The floors are 59 clocks a row and multiprocessor for the gather, 52 for shared memory,
+// 40 for products; docs/design/0013 says what binds.
 #pragma once
 
 #include <cstddef>
 
 #include "attend/attend_kernel.cuh"
+#include "attend/attend_policy.h"
 #include "device/barrier.cuh"
 #include "device/copy.cuh"
 #include "device/mma.cuh"
@@ -26,15 +27,14 @@ namespace fathom::attend_sm90_kernel {
 
 using namespace attend_rows;
 
-constexpr int kHeads = 64;
+constexpr int kHeads = AttendSm90Policy::kHeads;
 constexpr int kGroup = 128;                                        ///< threads of a warpgroup
 constexpr int kThreads = 4 * kGroup;                               ///< math 0, 1; feed 0, 1
-constexpr int kTileRows = 32, kTiles = 3;                          ///< dequantised tiles kept
+constexpr int kTileRows = AttendSm90Policy::kTileRows, kTiles = 3;  ///< dequantised tiles kept
 constexpr int kFeedWarps = 8, kFeedRows = kTileRows / kFeedWarps;  ///< rows of a tile that a feeding warp brings
 constexpr int kAhead = 3;                                          ///< tiles whose raw rows are under way
 constexpr int kSlabs = kDim / wgmma::kSlabElements;
 constexpr int kQuerySlabBytes = kHeads * wgmma::kSlabRowBytes, kTileSlabBytes = kTileRows * wgmma::kSlabRowBytes;
-constexpr float kSlack = 8;  ///< as attend_sm80_kernel.cuh
 
 struct alignas(1024) Shared {
   std::uint8_t q[kSlabs * kQuerySlabBytes];

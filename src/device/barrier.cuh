@@ -14,10 +14,6 @@ __device__ __forceinline__ void init(std::uint64_t* barrier, int arrivals) {
 __device__ __forceinline__ void arrive(std::uint64_t* barrier) {
   asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(copy::shared_address(barrier)) : "memory");
 }
-/// Arrives when all of this thread's cp.async so far are done.
-__device__ __forceinline__ void arrive_after_copies(std::uint64_t* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(copy::shared_address(barrier)) : "memory");
-}
 /// Waits for the phase of that parity to end.
 __device__ __forceinline__ void wait(std::uint64_t* barrier, std::uint32_t parity) {
   asm volatile(

@@ -35,13 +35,6 @@ __device__ __forceinline__ void load_matrix_x4(std::uint32_t (&r)[4], const void
                : "r"(copy::shared_address(row))
                : "memory");
 }
-/// The same, each matrix transposed.
-__device__ __forceinline__ void load_matrix_x4_transposed(std::uint32_t (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(copy::shared_address(row))
-               : "memory");
-}
 
 /// Stores four 8x8 matrices of 16-bit elements, held as `c` is (a pair of columns a word); lane i gives the address of row
 /// i % 8 of matrix i / 8. sm_90.

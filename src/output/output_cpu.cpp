@@ -2,16 +2,11 @@
 #include <cstring>
 
 #include "core/parallel.h"
-#include "linear/linear_problem.h"
-#include "output/output_impl.h"
+#include "output/output_linears.h"
 #include "simd/rows.h"
 
 namespace fathom {
 namespace {
-
-struct Linears {
-  LinearPlan wo_a, wo_b;
-};
 
 struct Pieces {
   TensorView heads;  ///< [kWideTokenTile, num_heads * head_dim], rotated back
@@ -22,7 +17,7 @@ struct Pieces {
 
 std::int32_t wide_tile(const OutputProblem& problem) { return std::min(problem.num_tokens, kWideTokenTile); }
 
-Pieces lay_out(const OutputProblem& problem, const Device& device, const Linears& linears, Scratch& scratch) {
+Pieces lay_out(const OutputProblem& problem, const Device& device, const OutputLinears& linears, Scratch& scratch) {
   const DType activation = activation_dtype(problem.numerics);
   const auto take = [&](std::int64_t width) {
     const std::int64_t rows = wide_tile(problem);
@@ -67,23 +62,14 @@ void clear_padding(const OutputProblem& problem, const OutputArgs& args) {
 }  // namespace
 
 Result<Prepared> prepare_output_cpu(const OutputProblem& problem, const Device& device, const PlanOptions& options) {
-  const std::int64_t group_dim = std::int64_t{problem.num_heads / problem.output_groups} * problem.head_dim;
-  const std::int64_t width = std::int64_t{problem.output_groups} * problem.output_rank;
-  LinearProblem down = projection(problem.numerics, problem.wo_a_dtype, wide_tile(problem), group_dim, problem.output_rank);
-  down.groups = problem.output_groups;
-  down.activation_quant = ActivationQuant::none;  // wo_a is used dequantised, its input unquantised, whatever its storage
-  LinearProblem up = projection(problem.numerics, problem.wo_b_dtype, wide_tile(problem), width, problem.hidden_size);
-  up.out_dtype = problem.out_dtype;
-  auto linears = std::make_shared<Linears>();
-  FATHOM_ASSIGN(linears->wo_a, plan_linear(down, device, nested(options)));
-  FATHOM_ASSIGN(linears->wo_b, plan_linear(up, device, nested(options)));
+  FATHOM_ASSIGN(const std::shared_ptr<OutputLinears> linears, plan_output_linears(problem, wide_tile(problem), device, options));
   Scratch scratch;
   lay_out(problem, device, *linears, scratch);
   return Prepared{{.scratch = scratch.used()}, linears, {linears->wo_a, linears->wo_b}};
 }
 
 Status output_cpu(const OutputProblem& problem, const OutputArgs& args, const RunContext& context) {
-  const auto& linears = *static_cast<const Linears*>(context.state);
+  const auto& linears = *static_cast<const OutputLinears*>(context.state);
   Scratch scratch(context.workspace.scratch);
   const Pieces pieces = lay_out(problem, context.device, linears, scratch);
   const std::int64_t num_tokens = args.attn_out.shape[0];

@@ -8,17 +8,12 @@
 #include "core/scratch.h"
 #include "device/launch.h"
 #include "device/rows.cuh"
-#include "linear/linear_problem.h"
-#include "output/output_impl.h"
+#include "output/output_linears.h"
 
 namespace fathom::output_kernel {
 
 /// Tokens whose rotated heads lie in scratch at a time: V4-Pro's take 128 KiB each.
 constexpr std::int32_t kTokenTile = 1024;
-
-struct Linears {
-  LinearPlan wo_a, wo_b;
-};
 
 struct Pieces {
   TensorView heads;  ///< [tile, num_heads * head_dim], rotated back
@@ -28,7 +23,7 @@ struct Pieces {
 
 inline std::int32_t token_tile(const OutputProblem& problem) { return std::min(problem.num_tokens, kTokenTile); }
 
-inline Pieces lay_out(const OutputProblem& problem, const Device& device, const Linears& linears, Scratch& scratch, const Workspace& outer) {
+inline Pieces lay_out(const OutputProblem& problem, const Device& device, const OutputLinears& linears, Scratch& scratch, const Workspace& outer) {
   const DType activation = activation_dtype(problem.numerics);
   const auto take = [&](std::int64_t width) {
     const std::int64_t rows = token_tile(problem);
@@ -44,16 +39,7 @@ inline Pieces lay_out(const OutputProblem& problem, const Device& device, const 
 }
 
 inline Result<Prepared> prepare(const OutputProblem& problem, const Device& device, const PlanOptions& options) {
-  const std::int64_t group_dim = std::int64_t{problem.num_heads / problem.output_groups} * problem.head_dim;
-  const std::int64_t width = std::int64_t{problem.output_groups} * problem.output_rank;
-  LinearProblem down = projection(problem.numerics, problem.wo_a_dtype, token_tile(problem), group_dim, problem.output_rank);
-  down.groups = problem.output_groups;
-  down.activation_quant = ActivationQuant::none;  // wo_a is used dequantised, its input unquantised, whatever its storage
-  LinearProblem up = projection(problem.numerics, problem.wo_b_dtype, token_tile(problem), width, problem.hidden_size);
-  up.out_dtype = problem.out_dtype;
-  auto linears = std::make_shared<Linears>();
-  FATHOM_ASSIGN(linears->wo_a, plan_linear(down, device, nested(options)));
-  FATHOM_ASSIGN(linears->wo_b, plan_linear(up, device, nested(options)));
+  FATHOM_ASSIGN(const std::shared_ptr<OutputLinears> linears, plan_output_linears(problem, token_tile(problem), device, options));
   Scratch scratch;
   lay_out(problem, device, *linears, scratch, {});
   const std::int64_t counters = largest({&linears->wo_a, &linears->wo_b}).counters;
@@ -117,7 +103,7 @@ static __global__ void __launch_bounds__(kThreads) clear_padding_kernel(const __
 /// `rotate(args of a tile, heads)` undoes the rotation; the rest is the same for all.
 template <class Rotate>
 Status run(const OutputProblem& problem, const OutputArgs& args, const RunContext& context, const Rotate& rotate) {
-  const auto& linears = *static_cast<const Linears*>(context.state);
+  const auto& linears = *static_cast<const OutputLinears*>(context.state);
   Scratch scratch(context.workspace.scratch);
   const Pieces pieces = lay_out(problem, context.device, linears, scratch, context.workspace);
   const std::int64_t num_tokens = args.attn_out.shape[0];
