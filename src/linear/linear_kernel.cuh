@@ -117,9 +117,13 @@ __device__ __forceinline__ int block_exponent(const Lane16& lane) {
 __device__ __forceinline__ int quantise_to_f16(Lane16& lane) {
   constexpr int kLargestExponent = 120;
   const int exponent = block_exponent(lane);
-  const float inverse = exp2_of(-exponent);
+  // Exact in bf16, but where it is far below E4M3's smallest number.
+  const std::uint32_t half = static_cast<std::uint32_t>(127 - exponent) << 7, inverse = half << 16 | half;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) lane.pairs[i] = e4m3_as_f16x2(lane.value(2 * i) * inverse, lane.value(2 * i + 1) * inverse);
+  for (int i = 0; i < 8; ++i) {
+    const std::uint32_t scaled = mma::multiply_bf16x2(lane.pairs[i], inverse);
+    lane.pairs[i] = e4m3_as_f16x2(__uint_as_float(scaled << 16), __uint_as_float(scaled & 0xffff0000u));
+  }
   if (exponent == kLargestExponent) {
     constexpr std::uint32_t k256 = 0x5c00, kF16Infinity = 0x7c00;
     const auto widen = [](std::uint32_t half) {
@@ -130,6 +134,19 @@ __device__ __forceinline__ int quantise_to_f16(Lane16& lane) {
     for (std::uint32_t& pair : lane.pairs) pair = widen(pair & 0xffffu) | widen(pair >> 16) << 16;
   }
   return exponent;
+}
+
+/// x that is not quantised as f16 pairs, divided by a power of two so that what f16 cannot hold is 2^-40 of the block's largest element and
+/// less; returns that power.
+__device__ __forceinline__ float scale_to_f16(Lane16& lane) {
+  constexpr float kWider = 128;  // than E4M3's largest number: 57344
+  const int exponent = block_exponent(lane);
+  const float inverse = exp2_of(-exponent);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(lane.pairs[i]) : "f"(lane.value(2 * i + 1) * inverse * kWider), "f"(lane.value(2 * i) * inverse * kWider));
+  }
+  return exp2_of(exponent) / kWider;
 }
 
 /// Q8 and back: what the product sees, exact in bf16.

@@ -56,18 +56,14 @@ struct SkinnyTile {
   constexpr bool operator==(const SkinnyTile&) const = default;
 };
 
-/// Few tokens want few rows a block, so that the blocks share K among their own warps; many tokens want many rows, so that
-/// x is not fetched more often than the weights are.
-constexpr SkinnyTile skinny_tile(std::int64_t num_tokens, std::int32_t in_dim, LinearForm form, const DeviceLimits& limits) noexcept {
-  // Where K is one step of eight warps, a block would add up and store after every step.
+/// More tokens are the panel kernel's (linear_panel_policy.h).
+constexpr std::int32_t kMostSkinnyTokens = 8;
+
+/// Few tokens want few rows a block, so that the blocks share K among their own warps. Where K is one step of eight warps, a block would
+/// add up and store after every step.
+constexpr SkinnyTile skinny_tile(std::int64_t num_tokens, std::int32_t in_dim) noexcept {
   if (num_tokens <= 4 && in_dim > 1024) return {8, 8, 1};
-  if (num_tokens <= 8) return {8, 4, 1};
-  if (num_tokens <= 16) return {8, 2, 2};
-  if (num_tokens <= 32) {
-    constexpr SkinnyTile kWide{16, 2, 4};
-    return limits.shared_bytes_per_block >= kWide.shared_bytes(form) ? kWide : SkinnyTile{8, 1, 4};
-  }
-  return {8, 1, 8};
+  return {8, 4, 1};
 }
 
 /// Blocks of the skinny kernel that a device holds at a time.
@@ -93,7 +89,7 @@ struct SkinnyPolicy {
 constexpr SkinnyPolicy skinny_policy(const LinearProblem& problem, std::int64_t num_tokens, const DeviceLimits& limits) noexcept {
   const LinearForm form = form_of(problem);
   SkinnyPolicy policy;
-  policy.tile = skinny_tile(num_tokens, problem.in_dim, form, limits);
+  policy.tile = skinny_tile(num_tokens, problem.in_dim);
   const std::int32_t slots = skinny_slots(policy.tile, form, limits);
   policy.row_tiles = problem.groups * ((problem.out_dim + policy.tile.rows() - 1) / policy.tile.rows());
   policy.token_tiles = static_cast<std::int32_t>((num_tokens + policy.tile.tokens() - 1) / policy.tile.tokens());
