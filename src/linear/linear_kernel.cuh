@@ -47,6 +47,13 @@ __device__ __forceinline__ void copy_or_zero(void* to_shared, const void* from, 
 /// the launch before wrote is read by ordinary loads only: the read-only path (__ldg) promises nothing about it.
 __device__ __forceinline__ void prefetch_to_l2(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
+/// A multiple of 16 bytes; where the device has no instruction for that (sm_90 has), nothing happens.
+__device__ __forceinline__ void prefetch_bytes_to_l2(const void* at, int bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes) : "memory");
+#endif
+}
+
 // ---- x ------------------------------------------------------------------------------------------------------------
 
 /// 16 elements of x from `at` on as bf16 pairs; elements at or beyond `end` are zero. Both are multiples of eight where x
@@ -56,18 +63,22 @@ struct Lane16 {
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (std::uint32_t& pair : pairs) pair = 0;
+    for (int i = 0; i < 8; ++i) pairs[i] = 0;
   }
   __device__ __forceinline__ void load(const TensorView& x, std::int64_t row, int at, int end) {
+    const bool is_bf16 = x.dtype == DType::bf16;
+    load_from(static_cast<const std::byte*>(x.data) + (row + at) * (is_bf16 ? 2 : 4), is_bf16, end - at);
+  }
+  /// The elements from `at` on, of which `left` are there.
+  __device__ __forceinline__ void load_from(const std::byte* at, bool is_bf16, int left) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int k = at + 8 * half;
       uint4 words = make_uint4(0, 0, 0, 0);
-      if (k < end) {
-        if (x.dtype == DType::bf16) {
-          words = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(x.data) + row + k);
+      if (8 * half < left) {
+        if (is_bf16) {
+          words = *reinterpret_cast<const uint4*>(at + 16 * half);
         } else {
-          const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(x.data) + row + k);
+          const float4* from = reinterpret_cast<const float4*>(at + 32 * half);
           const float4 low = from[0], high = from[1];
           words = make_uint4(mma::pack_bf16x2(low.x, low.y), mma::pack_bf16x2(low.z, low.w), mma::pack_bf16x2(high.x, high.y),
                              mma::pack_bf16x2(high.z, high.w));
@@ -105,7 +116,7 @@ __device__ __forceinline__ std::uint32_t max_bf16x2(std::uint32_t a, std::uint32
 __device__ __forceinline__ int block_exponent(const Lane16& lane) {
   std::uint32_t largest = 0;
 #pragma unroll
-  for (const std::uint32_t pair : lane.pairs) largest = max_bf16x2(largest, pair & 0x7fff7fffu);
+  for (int i = 0; i < 8; ++i) largest = max_bf16x2(largest, lane.pairs[i] & 0x7fff7fffu);
 #pragma unroll
   for (int d = 1; d < kLanesPerBlock; d *= 2) largest = max_bf16x2(largest, __shfl_xor_sync(kAllLanes, largest, d));
   const float number = fmaxf(__uint_as_float(largest << 16), __uint_as_float(largest & 0xffff0000u));
@@ -131,7 +142,7 @@ __device__ __forceinline__ int quantise_to_f16(Lane16& lane) {
       return magnitude >= k256 && magnitude < kF16Infinity ? (half & 0x8000u) | kF16Infinity : half;
     };
 #pragma unroll
-    for (std::uint32_t& pair : lane.pairs) pair = widen(pair & 0xffffu) | widen(pair >> 16) << 16;
+    for (int i = 0; i < 8; ++i) lane.pairs[i] = widen(lane.pairs[i] & 0xffffu) | widen(lane.pairs[i] >> 16) << 16;
   }
   return exponent;
 }
@@ -153,10 +164,10 @@ __device__ __forceinline__ float scale_to_f16(Lane16& lane) {
 __device__ __forceinline__ void quantise_and_back(Lane16& lane) {
   const float scale = exp2_of(quantise_to_f16(lane));
 #pragma unroll
-  for (std::uint32_t& pair : lane.pairs) {
+  for (int i = 0; i < 8; ++i) {
     float low, high;
-    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(low), "=f"(high) : "r"(pair));
-    pair = mma::pack_bf16x2(low * scale, high * scale);
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(low), "=f"(high) : "r"(lane.pairs[i]));
+    lane.pairs[i] = mma::pack_bf16x2(low * scale, high * scale);
   }
 }
 

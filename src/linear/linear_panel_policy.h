@@ -10,21 +10,24 @@
 
 namespace fathom {
 
-/// A panel is the x of one part of K: it lies in shared memory for all rows of weights that a block goes through. A warp takes 16 rows
-/// at a time, 128 bytes of each a step.
+/// A panel is the x of one part of K: it lies in shared memory for all rows of weights that a block goes through. A warp takes a unit of 16
+/// or 32 rows at a time, 128 bytes of each a step.
 struct PanelTile {
   std::int32_t warps = 0;
+  std::int32_t row_tiles = 0;    ///< of rows, a warp's; more of them share what is read of x
   std::int32_t token_tiles = 0;  ///< of eight tokens
 
-  static constexpr std::int32_t kRows = 16, kBlockK = 128, kStages = 4, kStepBytes = kRows * 128;
-  /// A warp's lanes hold the scale bytes of its rows, one a block of K.
-  static constexpr std::int32_t kMostBlocks = 32;
+  static constexpr std::int32_t kBlockK = 128, kStages = 4;
+  /// A warp's lanes hold the scale bytes of its rows, two each: one a block of K.
+  static constexpr std::int32_t kMostBlocks = 64;
 
   constexpr std::int32_t threads() const noexcept { return 32 * warps; }
   constexpr std::int32_t tokens() const noexcept { return 8 * token_tiles; }
-  /// f32 sums of 16 rows, in the order of the tensor cores' fragments.
-  constexpr std::int32_t sums() const noexcept { return kRows * tokens(); }
-  constexpr std::int32_t ring_bytes() const noexcept { return warps * kStages * kStepBytes; }
+  constexpr std::int32_t rows() const noexcept { return 16 * row_tiles; }
+  constexpr std::int32_t step_bytes() const noexcept { return rows() * 128; }
+  /// f32 sums of a unit, in the order of the tensor cores' fragments.
+  constexpr std::int32_t sums() const noexcept { return rows() * tokens(); }
+  constexpr std::int32_t ring_bytes() const noexcept { return warps * kStages * step_bytes(); }
   constexpr std::int32_t x_bytes(std::int32_t blocks) const noexcept { return blocks * tokens() * kBlockK * 2; }
   constexpr std::int32_t shared_bytes(std::int32_t blocks) const noexcept { return ring_bytes() + x_bytes(blocks) + blocks * tokens() * 4; }
   constexpr std::int32_t most_blocks(const DeviceLimits& limits) const noexcept {
@@ -33,15 +36,16 @@ struct PanelTile {
   constexpr bool operator==(const PanelTile&) const = default;
 };
 
-/// Sixteen warps have 96 KB of weights on the way, which is what Hopper's memory wants; half of that leaves room for x elsewhere.
+/// Where there is room a block has 96 KB of weights on the way, which is what Hopper's memory wants; elsewhere half of that.
 constexpr PanelTile panel_tile(std::int64_t num_tokens, const DeviceLimits& limits) noexcept {
-  const std::int32_t warps = limits.shared_bytes_per_block >= 200 * 1024 ? 16 : 8;
-  return {warps, num_tokens <= 16 ? 2 : num_tokens <= 32 ? 4 : 8};
+  const std::int32_t token_tiles = num_tokens <= 8 ? 1 : num_tokens <= 16 ? 2 : num_tokens <= 32 ? 4 : 8;
+  if (limits.shared_bytes_per_block >= 200 * 1024) return {8, 2, token_tiles};
+  return {8, 1, token_tiles};
 }
 
 struct PanelPolicy {
   PanelTile tile;
-  std::int32_t row_units = 0;         ///< of 16 rows, of one group
+  std::int32_t row_units = 0;         ///< of tile.rows(), of one group
   std::int32_t token_tiles = 0;       ///< of tile.tokens()
   std::int32_t splits = 1;            ///< parts of K
   std::int32_t panel_blocks = 0;      ///< blocks of 128 elements of the longest part
@@ -49,7 +53,7 @@ struct PanelPolicy {
   std::int32_t warps_per_unit = 1;    ///< side by side along K, where a block has few rows
   std::int32_t blocks = 0;            ///< the grid; where panels are more, a block goes from one to the next
 
-  /// Sixteen rows of one group and their tokens.
+  /// Units of rows and their tokens.
   constexpr std::int64_t tiles(std::int32_t groups) const noexcept { return std::int64_t{row_units} * groups * token_tiles; }
   constexpr std::int64_t panels(std::int32_t groups) const noexcept { return std::int64_t{splits} * groups * token_tiles; }
   constexpr std::int32_t shared_bytes() const noexcept { return tile.shared_bytes(panel_blocks); }
@@ -67,8 +71,8 @@ constexpr PanelPolicy panel_policy(const LinearProblem& problem, std::int64_t nu
   PanelPolicy policy;
   policy.tile = panel_tile(num_tokens, limits);
   const std::int32_t warps = policy.tile.warps;
-  policy.row_units = (problem.out_dim + PanelTile::kRows - 1) / PanelTile::kRows;
-  policy.token_tiles = static_cast<std::int32_t>((num_tokens + policy.tile.tokens() - 1) / policy.tile.tokens());
+  policy.row_units = (problem.out_dim + policy.tile.rows() - 1) / policy.tile.rows();
+  policy.token_tiles = static_cast<std::int32_t>(std::max<std::int64_t>((num_tokens + policy.tile.tokens() - 1) / policy.tile.tokens(), 1));
   const std::int32_t all_blocks = (problem.in_dim + PanelTile::kBlockK - 1) / PanelTile::kBlockK;
   const std::int32_t fewest = (all_blocks + policy.tile.most_blocks(limits) - 1) / policy.tile.most_blocks(limits);
   const std::int32_t steps_of_block = problem.weight_dtype == DType::e4m3 ? 1 : 2;
@@ -92,10 +96,10 @@ constexpr PanelPolicy panel_policy(const LinearProblem& problem, std::int64_t nu
     const std::int64_t rounds_of_panels = (panels_of_tile + slots - 1) / slots, busy_warps = std::min<std::int64_t>(units * policy.warps_per_unit, warps);
     const std::int64_t rounds = (units * policy.warps_per_unit + warps - 1) / warps;
     const std::int64_t steps_of_warp = (steps + policy.warps_per_unit - 1) / policy.warps_per_unit * rounds;
-    const std::int64_t rate = std::min({kMostBytesPerNs, busy_warps * kWarpBytesPerNs, kBytesPerNs * slots / busy_blocks});
-    const std::int64_t stream_ns = units * steps * PanelTile::kStepBytes / rate;
+    const std::int64_t rate = std::min({kMostBytesPerNs, busy_warps * policy.tile.row_tiles * kWarpBytesPerNs, kBytesPerNs * slots / busy_blocks});
+    const std::int64_t stream_ns = units * steps * policy.tile.step_bytes() / rate;
     const std::int64_t x_ns = policy.panel_blocks * policy.tile.tokens() * kXNsPer256 / 256;
-    const std::int64_t products_ns = std::max(steps_of_warp * kStepNs, units * steps * kSharedStepNs);
+    const std::int64_t products_ns = std::max(steps_of_warp * kStepNs, units * steps * kSharedStepNs * policy.tile.row_tiles);
     std::int64_t ns = std::max(stream_ns, x_ns + products_ns) * rounds_of_panels;
     if (splits > 1) ns += kMeetNs + splits * kPartNs;
     if (best.panel_blocks != 0 && ns >= best_ns) continue;
@@ -108,7 +112,7 @@ constexpr PanelPolicy panel_policy(const LinearProblem& problem, std::int64_t nu
 
 /// The numbers behind a launch. Panels count parts of K first, then groups, then tokens.
 struct PanelWork {
-  std::int32_t out_dim = 0, groups = 0, tile_tokens = 0;
+  std::int32_t out_dim = 0, groups = 0, unit_rows = 0;
   std::int32_t row_units = 0, splits = 0, panels = 0;
   std::int32_t blocks_per_split = 0, blocks_left_over = 0;  ///< the first `left over` parts of K have one more block of 128 elements
   std::int32_t blocks_per_panel = 0, warps_per_unit = 0;
@@ -123,7 +127,7 @@ struct PanelWork {
 constexpr PanelWork panel_work(const LinearProblem& problem, const PanelPolicy& policy) noexcept {
   const std::int32_t all_blocks = (problem.in_dim + PanelTile::kBlockK - 1) / PanelTile::kBlockK;
   PanelWork work;
-  work.out_dim = problem.out_dim, work.groups = problem.groups, work.tile_tokens = policy.tile.tokens();
+  work.out_dim = problem.out_dim, work.groups = problem.groups, work.unit_rows = policy.tile.rows();
   work.row_units = policy.row_units, work.splits = policy.splits;
   work.panels = static_cast<std::int32_t>(policy.panels(problem.groups));
   work.blocks_per_split = all_blocks / policy.splits, work.blocks_left_over = all_blocks % policy.splits;
@@ -155,13 +159,12 @@ struct PanelPlace {
   /// Blocks of K.
   constexpr std::int32_t begin(const PanelWork& work) const noexcept { return work.block_begin(split); }
   constexpr std::int32_t blocks(const PanelWork& work) const noexcept { return work.block_begin(split + 1) - work.block_begin(split); }
-  /// 16 rows and their tokens, whose parts of K meet.
+  /// A unit's rows and their tokens, whose parts of K meet.
   constexpr std::int32_t tile(const PanelWork& work, std::int32_t unit) const noexcept { return (token_tile * work.groups + group) * work.row_units + unit; }
-  /// First of the 16 rows, through all groups, and how many of them there are.
-  constexpr std::int64_t row(const PanelWork& work, std::int32_t unit) const noexcept { return std::int64_t{group} * work.out_dim + unit * PanelTile::kRows; }
+  /// First row of a unit, through all groups, and how many there are.
+  constexpr std::int64_t row(const PanelWork& work, std::int32_t unit) const noexcept { return std::int64_t{group} * work.out_dim + unit * work.unit_rows; }
   constexpr std::int32_t rows(const PanelWork& work, std::int32_t unit) const noexcept {
-    const std::int32_t left = work.out_dim - unit * PanelTile::kRows;
-    return left < PanelTile::kRows ? left : PanelTile::kRows;
+    return std::min(work.unit_rows, work.out_dim - unit * work.unit_rows);
   }
   constexpr bool operator==(const PanelPlace&) const = default;
 };
