@@ -47,13 +47,6 @@ __device__ __forceinline__ void copy_or_zero(void* to_shared, const void* from, 
 /// the launch before wrote is read by ordinary loads only: the read-only path (__ldg) promises nothing about it.
 __device__ __forceinline__ void prefetch_to_l2(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
-/// A multiple of 16 bytes; where the device has no instruction for that (sm_90 has), nothing happens.
-__device__ __forceinline__ void prefetch_bytes_to_l2(const void* at, int bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes) : "memory");
-#endif
-}
-
 // ---- x ------------------------------------------------------------------------------------------------------------
 
 /// 16 elements of x from `at` on as bf16 pairs; elements at or beyond `end` are zero. Both are multiples of eight where x
@@ -66,25 +59,29 @@ struct Lane16 {
     for (int i = 0; i < 8; ++i) pairs[i] = 0;
   }
   __device__ __forceinline__ void load(const TensorView& x, std::int64_t row, int at, int end) {
-    const bool is_bf16 = x.dtype == DType::bf16;
-    load_from(static_cast<const std::byte*>(x.data) + (row + at) * (is_bf16 ? 2 : 4), is_bf16, end - at);
+    if (x.dtype == DType::bf16) {
+      load_bf16(static_cast<const bf16*>(x.data) + row + at, end - at);
+    } else {
+      load_f32(static_cast<const float*>(x.data) + row + at, end - at);
+    }
   }
-  /// The elements from `at` on, of which `left` are there.
-  __device__ __forceinline__ void load_from(const std::byte* at, bool is_bf16, int left) {
+  /// The elements from `at` on, of which `left` are there. Several loads of one kind are on their way at a time; where the kinds meet in one
+  /// loop, each waits for the one before.
+  __device__ __forceinline__ void load_bf16(const bf16* at, int left) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       uint4 words = make_uint4(0, 0, 0, 0);
-      if (8 * half < left) {
-        if (is_bf16) {
-          words = *reinterpret_cast<const uint4*>(at + 16 * half);
-        } else {
-          const float4* from = reinterpret_cast<const float4*>(at + 32 * half);
-          const float4 low = from[0], high = from[1];
-          words = make_uint4(mma::pack_bf16x2(low.x, low.y), mma::pack_bf16x2(low.z, low.w), mma::pack_bf16x2(high.x, high.y),
-                             mma::pack_bf16x2(high.z, high.w));
-        }
-      }
+      if (8 * half < left) words = *reinterpret_cast<const uint4*>(at + 8 * half);
       pairs[4 * half] = words.x, pairs[4 * half + 1] = words.y, pairs[4 * half + 2] = words.z, pairs[4 * half + 3] = words.w;
+    }
+  }
+  __device__ __forceinline__ void load_f32(const float* at, int left) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float4 low = make_float4(0, 0, 0, 0), high = low;
+      if (8 * half < left) low = *reinterpret_cast<const float4*>(at + 8 * half), high = *reinterpret_cast<const float4*>(at + 8 * half + 4);
+      pairs[4 * half] = mma::pack_bf16x2(low.x, low.y), pairs[4 * half + 1] = mma::pack_bf16x2(low.z, low.w);
+      pairs[4 * half + 2] = mma::pack_bf16x2(high.x, high.y), pairs[4 * half + 3] = mma::pack_bf16x2(high.z, high.w);
     }
   }
   /// Every other pair, from pair `first` on: in this order a word of codes is one operand of a product (linear_sm90_kernel.cuh).

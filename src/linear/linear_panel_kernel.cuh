@@ -42,6 +42,7 @@ struct Panel {
   static constexpr int kElementBytes = kIsE4m3 ? 1 : 2;
   static constexpr int kStepsOfBlock = kElementBytes, kQuartersOfStep = 4 / kStepsOfBlock;
   static constexpr int kXBlockWords = kTokenTiles * 4 * 32;  ///< uint4 of x, 128 elements of K
+  static constexpr int kCalledEarly = 32 / (kWarps * kRowTiles);  ///< steps of weights: 64 KB of a block
   static constexpr bool kLooksForNan = kIsE4m3 && !kConvertsE4m3;
   /// Pairs of elements in the order that the weights' decoder gives them.
   static constexpr bool kNaturalPairs = !kIsE4m3 || kConvertsE4m3;
@@ -103,6 +104,12 @@ struct Panel {
       }
       open(launch, me);
     }
+    __device__ __forceinline__ void call(const Me& me) const {
+#pragma unroll
+      for (int i = 0; i < 4 * kRowTiles; ++i) {
+        if (me.t % 2 == 0 && i % 2 * 64 + me.t * 16 < bytes_left) prefetch_to_l2(at + rows[i / 2] + i % 2 * 64);  // two lanes share a sector
+      }
+    }
     __device__ __forceinline__ void fetch(const PanelLaunch& launch, const Me& me, std::byte* stage) const {
       std::byte* to = stage + me.lane * 16;
       if (bytes_left >= kRowBytes) {
@@ -125,16 +132,6 @@ struct Panel {
     }
   };
 
-  /// Calls the warp's first unit into L2, all of its part of K: a lane a row.
-  static __device__ __forceinline__ void call_early(const PanelLaunch& launch, const Me& me, const PanelPlace& place) {
-    if (me.unit_begin >= me.unit_end || me.step_begin != 0 || me.lane >= place.rows(launch.work, me.unit_begin)) return;
-    const int first = place.begin(launch.work) * kBlockK * kElementBytes;
-    const int bytes = min(place.blocks(launch.work) * kBlockK * kElementBytes, launch.problem.in_dim * kElementBytes - first);
-    prefetch_bytes_to_l2(static_cast<const std::byte*>(launch.args.weight.data) + first +
-                             (place.row(launch.work, me.unit_begin) + me.lane) * launch.args.weight.strides[0] * kElementBytes,
-                         bytes);
-  }
-
   /// The scale bytes of 16 rows each, block by block of the part of K: a lane has those of the blocks `lane` and `lane + 32`.
   static __device__ __forceinline__ void load_scales(const PanelLaunch& launch, const PanelPlace& place, int unit, const Me& me,
                                                      std::uint32_t (&bytes)[kRowTiles]) {
@@ -154,12 +151,12 @@ struct Panel {
   struct XMaker {
     static constexpr int kPairs = kThreads / kLanesPerBlock;  ///< of token and block at a time
     static constexpr int kTokenTurns = kTokens > kPairs ? kTokens / kPairs : 1, kBlockStep = kTokens > kPairs ? 1 : kPairs / kTokens;
-    static constexpr int kTogether = 8;  ///< turns whose x is on its way
+    static constexpr int kTogether = kWarps == 16 ? 6 : 8;  ///< turns whose x is on its way
     static constexpr int kOtherHalf = kIsE4m3 ? 32 : 1;  ///< uint4 from one half's place to the other's
 
     int token, block;  ///< of turn 0
     int blocks, end;   ///< of the panel; of the row, from the lane's first element of turn 0 on
-    const std::byte* from;
+    std::int64_t origin;  ///< of the lane's first element
     uint4* to;
     float* scales;
     Lane16 x[kTogether];
@@ -170,8 +167,7 @@ struct Panel {
       blocks = place.blocks(launch.work);
       const int k = (place.begin(launch.work) + block) * kBlockK + lane_of_block * kPerLane, of_all = place.token_tile * kTokens + token;
       end = launch.problem.in_dim - k;
-      from = static_cast<const std::byte*>(launch.args.x.data) +
-             (of_all * launch.args.x.strides[0] + place.group * launch.problem.in_dim + k) * (launch.args.x.dtype == DType::bf16 ? 2 : 4);
+      origin = of_all * launch.args.x.strides[0] + place.group * launch.problem.in_dim + k;
       // Eight elements are one lane's part of a quarter of the block: two products' worth.
       const int quarter = kIsE4m3 ? lane_of_block / 4 * 2 : lane_of_block / 2, t = kIsE4m3 ? lane_of_block % 4 : lane_of_block % 2 * 2;
       to = reinterpret_cast<uint4*>(x_buffer) + ((block * kTokenTiles + token / 8) * 4 + quarter) * 32 + token % 8 * 4 + t;
@@ -180,16 +176,21 @@ struct Panel {
     }
 
     __device__ __forceinline__ void load(const PanelLaunch& launch, int first_turn) {
-      const bool is_bf16 = launch.args.x.dtype == DType::bf16;
+      if (launch.args.x.dtype == DType::bf16) {
+        load_as<bf16>(launch, first_turn, [](Lane16& to, const bf16* at, int left) { to.load_bf16(at, left); });
+      } else {
+        load_as<float>(launch, first_turn, [](Lane16& to, const float* at, int left) { to.load_f32(at, left); });
+      }
+    }
+    template <class Element, class Load>
+    __device__ __forceinline__ void load_as(const PanelLaunch& launch, int first_turn, const Load& load_one) {
       const int num_tokens = static_cast<int>(launch.args.x.shape[0]);
-      const std::int64_t token_bytes = launch.args.x.strides[0] * kPairs * (is_bf16 ? 2 : 4);
+      const auto* first = static_cast<const Element*>(launch.args.x.data) + origin;
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
-        const int turn = first_turn + i, step = turn / kTokenTurns * kBlockStep;
-        x[i].clear();
-        if (token + turn % kTokenTurns * kPairs >= num_tokens || block + step >= blocks) continue;
-        const std::byte* at = from + turn % kTokenTurns * token_bytes + step * (kBlockK * (is_bf16 ? 2 : 4));
-        x[i].load_from(at, is_bf16, end - step * kBlockK);
+        const int turn = first_turn + i, step = turn / kTokenTurns * kBlockStep, more = turn % kTokenTurns * kPairs;
+        const bool is_there = token + more < num_tokens && block + step < blocks;
+        load_one(x[i], first + more * launch.args.x.strides[0] + step * kBlockK, is_there ? end - step * kBlockK : 0);
       }
     }
     /// All of the panel, in the order of the products' fragments.
@@ -420,10 +421,18 @@ struct Panel {
     float* const x_scales = reinterpret_cast<float*>(x_buffer + launch.panel_blocks * kXBlockBytes);
     int panel = static_cast<int>(blockIdx.x) / launch.work.blocks_per_panel;
     PanelPlace place = PanelPlace::at(launch.work, panel);
-    // The weights themselves may be what the launch before writes: until it has ended they are only called into L2.
-    if (launch.begins_early) call_early(launch, me, place);
     Fetcher ahead;
     ahead.begin(launch, me, panel, place);
+    if (launch.begins_early) {
+      // The weights themselves may be what the launch before writes: until it has ended they are only called into L2, and few of them,
+      // because calling takes its time too.
+      Fetcher early = ahead;
+#pragma unroll 1
+      for (int step = 0; step < kCalledEarly && early.steps_left > 0; ++step) {
+        early.call(me);
+        early.advance(launch, me);
+      }
+    }
     let_next_launch_begin();
     wait_for_launch_before();
 

@@ -39,7 +39,7 @@ struct PanelTile {
 /// Where there is room a block has 96 KB of weights on the way, which is what Hopper's memory wants; elsewhere half of that.
 constexpr PanelTile panel_tile(std::int64_t num_tokens, const DeviceLimits& limits) noexcept {
   const std::int32_t token_tiles = num_tokens <= 8 ? 1 : num_tokens <= 16 ? 2 : num_tokens <= 32 ? 4 : 8;
-  if (limits.shared_bytes_per_block >= 200 * 1024) return {8, 2, token_tiles};
+  if (limits.shared_bytes_per_block >= 200 * 1024) return {16, 1, token_tiles};
   return {8, 1, token_tiles};
 }
 

@@ -11,6 +11,7 @@
 // split among blocks, the last block of a tile adds all parts in order: the sum never depends on timing.
 #pragma once
 
+#include "device/last_arriver.cuh"
 #include "linear/linear_items.h"
 #include "linear/linear_kernel.cuh"
 
@@ -314,16 +315,8 @@ struct Skinny {
         const int index = fragment_index(me, i);
         if (index < kTileFragments) __stcg(launch.partials + std::int64_t{at.item} * kTileFragments + index, fragments[i]);
       }
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        __threadfence();
-        is_last = atomicAdd(launch.counters + first_item, 1) == splits - 1;
-        if (is_last) launch.counters[first_item] = 0;
-      }
-      __syncthreads();
-      stores = is_last;
+      stores = is_last_block(launch.counters + first_item, splits, is_last);
       if (stores) {
-        __threadfence();
         const float4* parts = launch.partials + std::int64_t{first_item} * kTileFragments;
         // Four parts of two fragments are on the way at a time; the additions keep their order.
         constexpr int kParts = 4, kTogether = kFragments < 2 ? 1 : 2;

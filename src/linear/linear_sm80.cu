@@ -39,14 +39,14 @@ struct PanelVariant {
   PanelTile tile;
   PanelKernel kernel;
 };
-template <bool kIsE4m3, int kRowTiles, int kTokenTiles>
+template <bool kIsE4m3, int kWarps, int kRowTiles, int kTokenTiles>
 constexpr PanelVariant panel_variant() {
-  return {kIsE4m3, {8, kRowTiles, kTokenTiles}, panel_kernel<kIsE4m3, 8, kRowTiles, kTokenTiles>};
+  return {kIsE4m3, {kWarps, kRowTiles, kTokenTiles}, panel_kernel<kIsE4m3, kWarps, kRowTiles, kTokenTiles>};
 }
-#define FATHOM_PANEL_TILES(is_e4m3, rows)                                                                                                          \
-  panel_variant<is_e4m3, rows, 1>(), panel_variant<is_e4m3, rows, 2>(), panel_variant<is_e4m3, rows, 4>(), panel_variant<is_e4m3, rows, 8>()
-constexpr PanelVariant kPanelVariants[] = {FATHOM_PANEL_TILES(true, 1), FATHOM_PANEL_TILES(true, 2), FATHOM_PANEL_TILES(false, 1),
-                                           FATHOM_PANEL_TILES(false, 2)};
+#define FATHOM_PANEL_TILES(is_e4m3, warps, rows)                                                             \
+  panel_variant<is_e4m3, warps, rows, 2>(), panel_variant<is_e4m3, warps, rows, 4>(), panel_variant<is_e4m3, warps, rows, 8>()
+constexpr PanelVariant kPanelVariants[] = {FATHOM_PANEL_TILES(true, 8, 1), FATHOM_PANEL_TILES(true, 16, 1), FATHOM_PANEL_TILES(false, 8, 1),
+                                           FATHOM_PANEL_TILES(false, 16, 1), /*EXP*/};
 #undef FATHOM_PANEL_TILES
 
 PanelKernel panel_kernel_of(bool is_e4m3, const PanelTile& tile) {
@@ -80,7 +80,7 @@ Shares largest_shares(const LinearProblem& problem, const DeviceLimits& limits) 
   // A tile's parts of K do not depend on how many tokens it has; the most tokens that are left to the panel kernel have the most tiles.
   std::int64_t most = std::min<std::int64_t>(64, problem.num_tokens);
   while (most < problem.num_tokens && !takes_tiles(problem, most + 1, limits)) most = std::min<std::int64_t>(most + 64, problem.num_tokens);
-  for (const std::int64_t tokens : {std::int64_t{8}, std::int64_t{16}, std::int64_t{32}, most}) {
+  for (const std::int64_t tokens : {std::int64_t{16}, std::int64_t{32}, most}) {
     const PanelPolicy policy = panel_policy(problem, std::min(tokens, most), limits);
     if (policy.splits == 1) continue;
     shares.floats = std::max(shares.floats, policy.tiles(problem.groups) * policy.splits * policy.tile.sums());
@@ -149,7 +149,7 @@ Result<Prepared> prepare_linear_sm80(const LinearProblem& problem, const Device&
   }
   for (const PanelVariant& variant : kPanelVariants) {
     const DeviceLimits& limits = device.limits();
-    if (variant.is_e4m3 != is_e4m3(problem) || variant.tile.row_tiles != panel_tile(1, limits).row_tiles) continue;
+    if (variant.is_e4m3 != is_e4m3(problem) || variant.tile.warps != panel_tile(1, limits).warps) continue;
     FATHOM_TRY(allow_shared_bytes("linear", device, variant.kernel, variant.tile.shared_bytes(variant.tile.most_blocks(limits))));
   }
   FATHOM_ASSIGN(settled->begins_early, can_begin_early("linear", device, kernel_of(form, SkinnyTile{8, 8, 1})));
