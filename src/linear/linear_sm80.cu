@@ -18,11 +18,11 @@ struct Variant {
   SkinnyTile tile;
   Kernel kernel;
 };
-template <LinearForm kForm, int kWarps, int kWarpsK, int kTokenTiles>
+template <LinearForm kForm, int kWarpsK>
 constexpr Variant variant() {
-  return {kForm, {kWarps, kWarpsK, kTokenTiles}, skinny_kernel<kForm, kWarps, kWarpsK, kTokenTiles>};
+  return {kForm, {kWarpsK}, skinny_kernel<kForm, kWarpsK>};
 }
-#define FATHOM_SKINNY_TILES(form) variant<LinearForm::form, 8, 8, 1>(), variant<LinearForm::form, 8, 4, 1>()
+#define FATHOM_SKINNY_TILES(form) variant<LinearForm::form, 8>(), variant<LinearForm::form, 4>()
 constexpr Variant kVariants[] = {FATHOM_SKINNY_TILES(codes), FATHOM_SKINNY_TILES(mixed), FATHOM_SKINNY_TILES(plain)};
 #undef FATHOM_SKINNY_TILES
 
@@ -46,7 +46,7 @@ constexpr PanelVariant panel_variant() {
 #define FATHOM_PANEL_TILES(is_e4m3, warps, rows)                                                             \
   panel_variant<is_e4m3, warps, rows, 2>(), panel_variant<is_e4m3, warps, rows, 4>(), panel_variant<is_e4m3, warps, rows, 8>()
 constexpr PanelVariant kPanelVariants[] = {FATHOM_PANEL_TILES(true, 8, 1), FATHOM_PANEL_TILES(true, 16, 1), FATHOM_PANEL_TILES(false, 8, 1),
-                                           FATHOM_PANEL_TILES(false, 16, 1), /*EXP*/};
+                                           FATHOM_PANEL_TILES(false, 16, 1)};
 #undef FATHOM_PANEL_TILES
 
 PanelKernel panel_kernel_of(bool is_e4m3, const PanelTile& tile) {
@@ -110,7 +110,7 @@ Status launch_skinny(const LinearProblem& problem, const LinearArgs& args, const
   launched.counters = static_cast<std::int32_t*>(context.workspace.counters.data);
   launched.begins_early = static_cast<const Settled*>(context.state)->begins_early;
   const Kernel kernel = kernel_of(form, policy.tile);
-  return launch_early(launched.begins_early, "linear", context, kernel, dim3(policy.blocks), dim3(policy.tile.threads()),
+  return launch_early(launched.begins_early, "linear", context, kernel, dim3(policy.blocks), dim3(SkinnyTile::kThreads),
                       policy.tile.shared_bytes(form), launched);
 }
 
@@ -152,7 +152,7 @@ Result<Prepared> prepare_linear_sm80(const LinearProblem& problem, const Device&
     if (variant.is_e4m3 != is_e4m3(problem) || variant.tile.warps != panel_tile(1, limits).warps) continue;
     FATHOM_TRY(allow_shared_bytes("linear", device, variant.kernel, variant.tile.shared_bytes(variant.tile.most_blocks(limits))));
   }
-  FATHOM_ASSIGN(settled->begins_early, can_begin_early("linear", device, kernel_of(form, SkinnyTile{8, 8, 1})));
+  FATHOM_ASSIGN(settled->begins_early, can_begin_early("linear", device, kernel_of(form, SkinnyTile{8})));
   FATHOM_TRY(prepare_tiled(problem, device));
   Scratch scratch;
   lay_out(problem, device.limits(), scratch);
