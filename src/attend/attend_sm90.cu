@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     }
     for (int i = 0; i < 2; ++i) {
       barrier::init(&shared.weights_full[i], kGroup / 4);
-      barrier::init(&shared.weights_empty[i], 2 * kGroup / 32);
+      barrier::init(&shared.weights_empty[i], kGroup / 32);  // of the other group
     }
     barrier::publish_to_tensor_cores();
   }
