@@ -82,7 +82,7 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
     HeadPair heads;
     float out[2][64];
     clear(out);
-    attend_tiles(launch, shared, base, tiles, group, heads, out);
+    attend_tiles(launch, shared, base, base + tiles, group, heads, out);
     close_totals(shared, group, heads);
     if (launch.splits > 1) {  // then a block has one unit
       keep_part(shared, unit.num_heads, group, heads, out);

@@ -30,7 +30,6 @@ struct Feeder {
 /// A lane's chunks of a row as they lie in the cache.
 struct Raw {
   uint4 codes[Feeder::kCodeBlocks], rotary[2];
-  uint2 scales;
 };
 __device__ __forceinline__ uint4 load_chunk(const std::uint8_t* from) {
   uint4 v;
@@ -39,70 +38,73 @@ __device__ __forceinline__ uint4 load_chunk(const std::uint8_t* from) {
                : "l"(from));
   return v;
 }
-__device__ __forceinline__ uint2 load_scales(const std::uint8_t* from) {
-  uint2 v;
-  asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from));
-  return v;
+/// Rotary chunk i (0, 1) of the lane; `codes` is its chunk of block 0.
+__device__ __forceinline__ uint4 load_rotary(const Feeder& feeder, const std::uint8_t* codes, int i) {
+  return load_chunk(codes + Feeder::kCodeBlocks * 64 + (feeder.row % 2 ^ i) * 64);
 }
-/// Where a lane's chunks lie: chunks of codes 64 bytes apart.
-struct Source {
-  const std::uint8_t *codes, *scales;
-  int first_rotary;  ///< bytes from `codes`
-  __device__ Source(const Feeder& feeder, const Found& found)
-      : codes(found.row + feeder.part * 16), scales(found.row + found.to_scales),
-        first_rotary(Feeder::kCodeBlocks * 64 + feeder.row % 2 * 64) {}
-  __device__ uint4 rotary(int i) const { return load_chunk(codes + (i == 0 ? first_rotary : 15 * 64 - first_rotary)); }
-};
 
 /// An absent row: zeros, so that nothing comes of its weight, which is 0.
-__device__ const uint4 no_row[(kRowBytes + kScaleBytes + 15) / 16] = {};
+__device__ const uint4 no_row[kRowBytes / 16] = {};
 
-/// Looks rows up for a whole warp: a lane each, for four tiles at a time, a batch ahead of their loads.
+/// Looks rows up for a whole warp, a lane each, for four tiles at a time and four tiles before they are asked for.
+/// Everything that is known lies in shared memory: registers are for rows under way.
 class Lookup {
  public:
-  __device__ Lookup(const Rows& rows, const Range& range, int warp, Found (&found)[2][32])
-      : rows_(rows), range_(range), warp_(warp), found_(found) {
-    number_ = rows.number(row_of(0));
+  static constexpr int kBatch = 32 / kFeedRows;  ///< tiles
+
+  __device__ Lookup(const Launch& launch, Found& found, const Range& range, int warp)
+      : launch_(launch), found_(found), range_(range), warp_(warp) {
+    ask_for_number(Rows(launch, found.walks), 0);
+    copy::wait<0>();
     find(0);
+    __syncwarp();
   }
-  /// The lane's row of tile `tile`, the next; `present` gets a bit for each of the warp's eight.
-  __device__ __forceinline__ Found next(int tile, int row_of_warp, std::uint32_t& present) {
-    const int turn = tile % kBatch;
-    if (turn == 0 && tile != 0) find(tile / kBatch);
-    present = present_ >> (turn * kFeedRows) & ((1u << kFeedRows) - 1);
-    return at(tile, row_of_warp);
+  /// To be called before anything of tile `tile` is read; the rows of the tile behind it are known then, too.
+  __device__ __forceinline__ void reach(int tile) {
+    if (tile % kBatch > 1) return;
+    copy::wait<0>();
+    if (tile % kBatch == 1) find(tile / kBatch + 1);
+    __syncwarp();
   }
-  /// The lane's row of a tile that `next` has given, the last or the one before.
-  __device__ __forceinline__ const Found& at(int tile, int row_of_warp) const {
-    return found_[tile / kBatch % 2][tile % kBatch * kFeedRows + row_of_warp];
+  __device__ __forceinline__ const std::uint8_t* row(int tile, int row_of_warp) const {
+    return found_.rows[tile / kBatch % 2][tile % kBatch * kFeedRows + row_of_warp];
+  }
+  __device__ __forceinline__ const uint2& scales(int tile, int row_of_warp) const {
+    return found_.scales[tile / kBatch % 2][tile % kBatch * kFeedRows + row_of_warp];
+  }
+  /// A bit for each of the warp's rows that is there.
+  __device__ __forceinline__ std::uint32_t present(int tile) const {
+    return found_.present[tile / kBatch % 2] >> (tile % kBatch * kFeedRows) & ((1u << kFeedRows) - 1);
   }
 
  private:
-  static constexpr int kBatch = 32 / kFeedRows;
-
+  /// The lane's row in a batch.
   __device__ __forceinline__ int row_of(int batch) const {
     const int lane = threadIdx.x % 32;
-    const int i =
-        range_.first_row + (batch * kBatch + lane / kFeedRows) * kTileRows + warp_ * kFeedRows + lane % kFeedRows;
-    return i < range_.end_row ? i : rows_.count();
+    return range_.first_row + (batch * kBatch + lane / kFeedRows) * kTileRows + warp_ * kFeedRows + lane % kFeedRows;
+  }
+  __device__ __forceinline__ void ask_for_number(const Rows& rows, int batch) {
+    const int i = row_of(batch);
+    if (i < range_.end_row) copy::async<4>(&found_.numbers[threadIdx.x % 32], rows.number_at(i));
+    copy::commit();
   }
   __device__ __forceinline__ void find(int batch) {
-    const RowAddress at = rows_.address(row_of(batch), number_);
-    number_ = rows_.number(row_of(batch + 1));
+    const int lane = threadIdx.x % 32, i = row_of(batch);
+    const Rows rows(launch_, found_.walks);
+    RowAddress at{nullptr, nullptr};
+    if (i < range_.end_row) at = rows.address(i, found_.numbers[lane]);
     const bool is_there = at.row != nullptr;
-    present_ = __ballot_sync(kAllLanes, is_there);
-    Found& mine = found_[batch % 2][threadIdx.x % 32];
-    mine.row = is_there ? reinterpret_cast<const std::uint8_t*>(at.row) : reinterpret_cast<const std::uint8_t*>(no_row);
-    mine.to_scales = is_there ? static_cast<std::int32_t>(at.scales - at.row) : kRowBytes;
-    __syncwarp();
+    const std::uint32_t present = __ballot_sync(kAllLanes, is_there);
+    if (lane == 0) found_.present[batch % 2] = present;
+    found_.rows[batch % 2][lane] = is_there ? reinterpret_cast<const std::uint8_t*>(at.row) : reinterpret_cast<const std::uint8_t*>(no_row);
+    copy::async_or_zeros<8>(&found_.scales[batch % 2][lane], at.scales, is_there);
+    ask_for_number(rows, batch + 1);
   }
 
-  const Rows& rows_;
+  const Launch& launch_;
+  Found& found_;
   const Range range_;
   const int warp_;
-  Found (&found_)[2][32];
-  std::int32_t number_;
-  std::uint32_t present_;
 };
 
 /// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above
@@ -144,13 +146,11 @@ __device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int b, c
 
 /// A lane's chunks of a row with a NaN or a scale beyond bf16, from the cache again. Rare: out of the way of the common
 /// path.
-__device__ __noinline__ void dequantise_any(const Found& found, std::uint8_t* tile, int warp) {
+__device__ __noinline__ void dequantise_any(const std::uint8_t* row, uint2 codes, std::uint8_t* tile, int warp) {
   const Feeder feeder(warp);
-  const Source source(feeder, found);
-  const uint2 codes = load_scales(source.scales);
 #pragma unroll 1
   for (int b = 0; b < Feeder::kCodeBlocks; ++b) {
-    const uint4 v = load_chunk(source.codes + b * 64);
+    const uint4 v = load_chunk(row + feeder.part * 16 + b * 64);
     const std::uint32_t words[4] = {v.x, v.y, v.z, v.w}, scale = scale_code(codes, b);
     std::uint32_t w[8];
 #pragma unroll
@@ -162,22 +162,29 @@ __device__ __noinline__ void dequantise_any(const Found& found, std::uint8_t* ti
   }
 }
 
-/// Asks for a lane's chunks of a row, all together: a wait for one load is a wait for every later one that shares its
-/// scoreboard, of which a warp has six.
-__device__ __forceinline__ void load_row(const Source& source, Raw& raw) {
-  raw.scales = load_scales(source.scales);
+/// Rows come and are widened in two parts, so that one part is under way while the other is worked on. A part is asked
+/// for all together: a wait for one load is a wait for every later one that shares its scoreboard, of which a warp has six.
+constexpr int kFirstPart = 4;  ///< blocks of codes in part 0; the others and the rotary block are part 1
+template <int kPart>
+__device__ __forceinline__ void load_part(const Feeder& feeder, const std::uint8_t* row, Raw& raw) {
+  const std::uint8_t* const codes = row + feeder.part * 16;
+  if constexpr (kPart == 0) {
 #pragma unroll
-  for (int b = 0; b < Feeder::kCodeBlocks; ++b) raw.codes[b] = load_chunk(source.codes + b * 64);
+    for (int b = 0; b < kFirstPart; ++b) raw.codes[b] = load_chunk(codes + b * 64);
+  } else {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) raw.rotary[i] = source.rotary(i);
+    for (int b = kFirstPart; b < Feeder::kCodeBlocks; ++b) raw.codes[b] = load_chunk(codes + b * 64);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) raw.rotary[i] = load_rotary(feeder, codes, i);
+  }
 }
 
-/// A lane's chunks of a row into a tile. True if the row needs dequantise_any.
-__device__ __forceinline__ bool dequantise(const Feeder& feeder, const Raw& raw, std::uint8_t* tile) {
-  std::uint32_t largest = 0;  // magnitudes of two codes
-  const uint2 scales = raw.scales;
+/// A part of a lane's chunks of a row into a tile. `largest` gathers magnitudes of codes, two at a time.
+template <int kPart>
+__device__ __forceinline__ void widen_part(const Feeder& feeder, const Raw& raw, const uint2& scales, std::uint8_t* tile,
+                                           std::uint32_t& largest) {
 #pragma unroll
-  for (int b = 0; b < Feeder::kCodeBlocks; ++b) {
+  for (int b = kPart * kFirstPart; b < (kPart == 0 ? kFirstPart : Feeder::kCodeBlocks); ++b) {
     const uint4 v = raw.codes[b];
     const std::uint32_t words[4] = {v.x, v.y, v.z, v.w}, factor = factor_of(scale_code(scales, b));
     std::uint32_t w[8];
@@ -189,43 +196,59 @@ __device__ __forceinline__ bool dequantise(const Feeder& feeder, const Raw& raw,
     }
     store_block(tile, feeder.codes_at, b, w);
   }
+  if constexpr (kPart == 1) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ i << 6)) = raw.rotary[i];
-  // The pad byte behind the scales can only cost time.
-  const bool has_nan = (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0;
-  return has_nan || (has_large_code(scales.x) | has_large_code(scales.y)) != 0;
+    for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ i << 6)) = raw.rotary[i];
+  }
+}
+/// Whether a row needs dequantise_any. The pad byte behind the scales can only cost time.
+__device__ __forceinline__ bool is_rare(std::uint32_t largest, const uint2& scales) {
+  return (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0 ||
+         (has_large_code(scales.x) | has_large_code(scales.y)) != 0;
 }
 
 /// The work of feeding warp `warp` (0..7) on one unit; `base` is the number of tiles before it.
-__device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, const Range& range, int base,
-                                          const Feeder& feeder, int warp) {
+__device__ __forceinline__ void feed_unit(Shared& shared, Lookup& lookup, int tiles, int base, const Feeder& feeder,
+                                          int warp) {
   const bool is_first_lane = threadIdx.x % 32 == 0;
-  Lookup lookup(rows, range, warp, shared.found[warp]);
-  std::uint32_t present;
   Raw raw;
-  load_row(Source(feeder, lookup.next(0, feeder.row, present)), raw);
+  load_part<0>(feeder, lookup.row(0, feeder.row), raw);
+  load_part<1>(feeder, lookup.row(0, feeder.row), raw);
 #pragma unroll 1
-  for (int i = 0; i < range.tiles; ++i) {
+  for (int i = 0; i < tiles; ++i) {
     const int tile = base + i, slot = tile % kTiles;
     std::uint8_t* const to = shared.tiles[slot];
+    lookup.reach(i);
+    const std::uint8_t* const next = lookup.row(i + 1, feeder.row);
+    const uint2 scales = lookup.scales(i, feeder.row);
     barrier::wait(&shared.tile_empty[slot], (tile / kTiles & 1) ^ 1);
-    if (dequantise(feeder, raw, to)) dequantise_any(lookup.at(i, feeder.row), to, warp);
-    if (is_first_lane) shared.present[slot][warp] = static_cast<std::uint8_t>(present);
-    barrier::publish_to_tensor_cores();  // waits for loads, too: none may be under way
+    std::uint32_t largest = 0;
+    widen_part<0>(feeder, raw, scales, to, largest);
+    load_part<0>(feeder, next, raw);
+    __syncwarp();  // or the compiler asks for the rows only when it needs their registers
+    widen_part<1>(feeder, raw, scales, to, largest);
+    if (is_rare(largest, scales)) dequantise_any(lookup.row(i, feeder.row), scales, to, warp);
+    if (is_first_lane) shared.present[slot][warp] = static_cast<std::uint8_t>(lookup.present(i));
+    // What makes the stores visible to the tensor cores is up to the math groups: here it would wait for the loads.
     __syncwarp();
     if (is_first_lane) barrier::arrive(&shared.tile_full[slot]);
-    load_row(Source(feeder, lookup.next(i + 1, feeder.row, present)), raw);
+    load_part<1>(feeder, next, raw);
   }
 }
 
 __device__ __forceinline__ void feed(const Launch& launch, Shared& shared, int warp) {
   const Feeder feeder(warp);
+  Found& found = shared.found[warp];
   int base = 0;
 #pragma unroll 1
   for (std::int64_t number = blockIdx.x; number < launch.units; number += gridDim.x) {
     const Rows rows(launch, Unit(launch, number).t);
     const Range range(launch, rows);
-    feed_unit(shared, rows, range, base, feeder, warp);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) found.walks = rows.walks();
+    __syncwarp();
+    Lookup lookup(launch, found, range, warp);
+    feed_unit(shared, lookup, range.tiles, base, feeder, warp);
     base += range.tiles;
   }
 }

@@ -100,7 +100,7 @@ __device__ __forceinline__ float power_of_two(float x) {
 /// rounding, and most tiles have the same. A group finds it from what it knows, its own last tile and the other's last
 /// but one: waiting for the other's last would make the softmax of all tiles one chain.
 struct Weights {
-  std::uint32_t pairs[2][8];
+  std::uint32_t pairs[kTileRows / 16][4];  ///< as an operand of products, for each 16 rows
   float sum[2];
 };
 /// Starts out += weights x values of the group's own tile, weights straight from the registers they were found in.
@@ -112,8 +112,7 @@ __device__ __forceinline__ void start_own_values(const Shared& shared, int tile_
   for (int k = 0; k < kTileRows / 16; ++k) {
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      wgmma::add_64x128x16<1>(out[half], weights.pairs[0][2 * k], weights.pairs[1][2 * k], weights.pairs[0][2 * k + 1],
-                              weights.pairs[1][2 * k + 1], values + value_step(k, half));
+      wgmma::add_64x128x16<1>(out[half], weights.pairs[k], values + value_step(k, half));
   }
   wgmma::commit();
 }
@@ -141,15 +140,19 @@ __device__ __forceinline__ void soften(std::uint64_t present, float scale_log2, 
     heads.most[r] = fmaxf(heads.most[r], now[r]);
     if (now[r] > heads.known[r] + kSlack)
       heads.known[r] = kSlack * ceilf(now[r] / kSlack);  // the first logits leave -inf
-    const float base = heads.known[r] == -kInfinity ? 0.f : heads.known[r];
-    float sum = 0;
+    weights.sum[r] = 0;
+  }
+  // Sixteen rows at a time, so that weights take the registers of their logits.
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float p0 = power_of_two(s[4 * j + 2 * r] - base), p1 = power_of_two(s[4 * j + 2 * r + 1] - base);
-      sum += p0 + p1;
-      weights.pairs[r][j] = mma::pack_bf16x2(p0, p1);
+  for (int k = 0; k < kTileRows / 16; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float base = heads.known[i % 2] == -kInfinity ? 0.f : heads.known[i % 2];
+      const float* logits = s + 8 * k + 2 * i;
+      const float p0 = power_of_two(logits[0] - base), p1 = power_of_two(logits[1] - base);
+      weights.sum[i % 2] += p0 + p1;
+      weights.pairs[k][i] = mma::pack_bf16x2(p0, p1);
     }
-    weights.sum[r] = sum;
   }
 }
 /// Hands them to the other group.
@@ -158,9 +161,9 @@ __device__ __forceinline__ void publish(Shared& shared, int group, const Weights
   std::uint8_t* const at = shared.weights[group];
   const int place = wgmma::chunk_at(first + lane % 16, lane / 16);
 #pragma unroll
-  for (int j = 0; j < 8; j += 2) {
-    mma::store_matrix_x4(at + (place ^ j << 4), weights.pairs[0][j], weights.pairs[1][j], weights.pairs[0][j + 1],
-                         weights.pairs[1][j + 1]);
+  for (int k = 0; k < kTileRows / 16; ++k) {
+    const std::uint32_t(&w)[4] = weights.pairs[k];
+    mma::store_matrix_x4(at + (place ^ k << 5), w[0], w[1], w[2], w[3]);
   }
   if (quad == 0) {
 #pragma unroll
@@ -190,10 +193,10 @@ __device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads,
   rescale<kBusy>(out, factor);
 }
 
-/// Runs the tiles of a unit; `base` is the number of tiles before it, and a group owns every second of all, which are
-/// those of one slot. A round of the loop is one owned tile and the values of the tile before it: while the tensor
+/// Runs tiles [begin, end) of all that the block has, a unit's; a group owns every second of all, which are those of one
+/// slot. A round of the loop is one owned tile and the values of the tile before it: while the tensor
 /// cores add those, the owned tile's logits become weights.
-__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int base, int tiles, int group,
+__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int begin, int end, int group,
                                              HeadPair& heads, float (&out)[2][64]) {
   const float scale_log2 = launch.problem.softmax_scale * kLog2e;
   const int other = group ^ 1;
@@ -222,6 +225,7 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
   const auto round = [&]<bool kFollows>(int tile) {
     float s[32];
     barrier::wait(&shared.tile_full[group], tile >> 1 & 1);
+    barrier::publish_to_tensor_cores();  // the feeding warps' stores; the other group comes after this one's weights
     start_logits(shared, group, s);
     if constexpr (kFollows) start_others(tile - 1);
     wgmma::wait<kFollows ? 1 : 0>();
@@ -242,15 +246,15 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     end_values();
     release(false);
   };
-  int i = (group ^ base) & 1;
-  if (i == 0 && tiles > 0) {
-    round.template operator()<false>(base);
-    i = 2;
+  int tile = begin + ((group ^ begin) & 1);
+  if (tile == begin && begin < end) {
+    round.template operator()<false>(tile);
+    tile += 2;
   }
 #pragma unroll 1
-  for (; i < tiles; i += 2) round.template operator()<true>(base + i);
-  if (tiles > 0 && ((base + tiles - 1) & 1) != group) {  // the last tile is the other group's
-    start_others(base + tiles - 1);
+  for (; tile < end; tile += 2) round.template operator()<true>(tile);
+  if (begin < end && ((end - 1) & 1) != group) {  // the last tile is the other group's
+    start_others(end - 1);
     end_values();
     release(true);
   }

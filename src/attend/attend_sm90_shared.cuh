@@ -35,17 +35,20 @@ constexpr int kFeedWarps = 8, kFeedRows = kTileRows / kFeedWarps;  ///< rows of 
 constexpr int kSlabs = kDim / wgmma::kSlabElements;
 constexpr int kQuerySlabBytes = kHeads * wgmma::kSlabRowBytes, kTileSlabBytes = kTileRows * wgmma::kSlabRowBytes;
 
-/// Where a row and its scales lie.
+/// What a feeding warp knows of the rows that it brings, a lane each: those of four tiles, and of the four after them.
 struct alignas(16) Found {
-  const std::uint8_t* row;
-  std::int32_t to_scales;  ///< bytes from the row to them
+  const std::uint8_t* rows[2][32];
+  uint2 scales[2][32];
+  std::int32_t numbers[32];  ///< slots or pages of the rows to be looked up next
+  std::uint32_t present[2];  ///< a bit for each row
+  Rows::Walks walks;
 };
 
 struct alignas(1024) Shared {
   std::uint8_t q[kSlabs * kQuerySlabBytes];
   std::uint8_t tiles[kTiles][kSlabs * kTileSlabBytes];
   std::uint8_t weights[2][kHeads * wgmma::kSlabRowBytes];  ///< of each math group's tile, for the other group
-  Found found[kFeedWarps][2][32];                       ///< rows of a feeding warp: four tiles' at a time
+  Found found[kFeedWarps];
   alignas(8) std::uint8_t present[kTiles][kFeedWarps];  ///< a bit for each of a feeding warp's rows
   float base[2][kHeads];  ///< what the weights of each math group's tile are relative to (base 2)
   float totals[2][kHeads], largest[2][kHeads], sinks[kHeads];
