@@ -45,7 +45,7 @@ using ClusterRoom = std::array<int, 9>;
 /// wgmma, sm_90: up to 64 heads a block, a block for each multiprocessor. The blocks that share a query are clusters,
 /// which merge within themselves; several clusters leave a part each in memory, and the last to come merges those.
 struct AttendSm90Policy {
-  static constexpr int kHeads = 64, kTileRows = 64;
+  static constexpr int kHeads = 64, kTileRows = 32;
   static constexpr int kMostCluster = 8;  ///< blocks; more are not portable
   static constexpr int kMostParts = 32;   ///< a lane for each in the merge
   // What a block's work costs, roughly, in nanoseconds on an H100: a tile; meeting the others of a cluster; reading

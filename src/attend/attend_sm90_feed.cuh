@@ -1,111 +1,109 @@
-// attend on Hopper: the feeding warps. Each brings eight of a tile's 64 rows: looks them up, loads them raw, 584 bytes
-// each, into registers, and when their slot is free turns them into bf16 rows of the tile, swizzled for the tensor
-// cores. As a chunk leaves its registers the next row's chunk is already asked for: some 37 KB are under way in all.
+// attend on Hopper: the feeding warps. Each brings four of a tile's 32 rows: looks them up, copies them raw, 584 bytes
+// each, into its part of a ring (cp.async, some 50 KB under way in all), and turns them into bf16 rows of the tile,
+// swizzled for the tensor cores. Only the warp that copied a row reads it from the ring, so that the ring needs no
+// barrier.
 #pragma once
 
 #include "attend/attend_sm90_shared.cuh"
 
 namespace fathom::attend_sm90_kernel {
 
-/// What a lane has of its warp's eight rows: a row has four lanes, and each of them a 16-byte chunk of every block of 64
-/// codes, and two chunks of the rotary block, 128 bytes of bf16. Odd rows take their two rotary chunks the other way
-/// round, so that eight lanes' stores meet eight different places.
+/// What a lane has of its warp's four rows. Eight lanes share two rows; of each they have every second block of 64
+/// elements, a 16-byte chunk of it each. Neighbouring rows are rotated differently in a tile, so that the eight lanes'
+/// stores meet eight different places. The last block is rotary: 128 bytes of bf16, two chunks a lane.
 struct Feeder {
   int row;   ///< of the warp's
+  int odd;   ///< blocks odd, odd + 2, odd + 4, odd + 6
   int part;  ///< which 16 bytes of a block of codes
   // Bytes from the tile's start.
-  int codes_at;   ///< of the first half of chunk `part` widened, in block 0; the second half lies at ^ 16
-  int rotary_at;  ///< of the lane's first rotary chunk; the second lies at ^ 64
+  int codes_at;  ///< of the first half of chunk `part` widened, in the lane's first block; the second half lies at ^ 16
+  int rotary_at;  ///< of rotary chunk `part`; chunk part + 4 lies at ^ 64
 
   __device__ explicit Feeder(int warp) {
     const int lane = threadIdx.x % 32;
-    row = lane / 4;
+    row = (lane / 8 % 2) * 2 + lane / 4 % 2;
+    odd = lane / 16;
     part = lane % 4;
-    codes_at = wgmma::chunk_at(warp * kFeedRows + row, 2 * part);
-    rotary_at = kCodeBlocks * kTileSlabBytes + wgmma::chunk_at(warp * kFeedRows + row, part + row % 2 * 4);
+    const int row_of_tile = warp * kFeedRows + row;
+    codes_at = odd * kTileSlabBytes + wgmma::chunk_at(row_of_tile, 2 * part);
+    rotary_at = 7 * kTileSlabBytes + wgmma::chunk_at(row_of_tile, part);
   }
-  static constexpr int kCodeBlocks = 7;
+  /// Bytes from a raw row's start of the lane's chunk in its first block; its next is 128 further.
+  __device__ int raw_at() const { return odd * 64 + part * 16; }
 };
+constexpr int kFeederBlocks = 4;  ///< of a lane
 
-/// A lane's chunks of a row as they lie in the cache.
-struct Raw {
-  uint4 codes[Feeder::kCodeBlocks], rotary[2];
-};
-__device__ __forceinline__ uint4 load_chunk(const std::uint8_t* from) {
-  uint4 v;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from));
-  return v;
+__device__ __forceinline__ std::uint8_t* raw_of(Shared& shared, const Feeder& feeder, int warp, int slot) {
+  return shared.raw[warp][slot] + feeder.row * kRowBytes + feeder.raw_at();
 }
-/// Rotary chunk i (0, 1) of the lane; `codes` is its chunk of block 0.
-__device__ __forceinline__ uint4 load_rotary(const Feeder& feeder, const std::uint8_t* codes, int i) {
-  return load_chunk(codes + Feeder::kCodeBlocks * 64 + (feeder.row % 2 ^ i) * 64);
+__device__ __forceinline__ std::uint8_t* scales_of(Shared& shared, const Feeder& feeder, int warp, int slot) {
+  return shared.scales[warp][slot] + feeder.row * kScaleBytes;
 }
 
-/// An absent row: zeros, so that nothing comes of its weight, which is 0.
-__device__ const uint4 no_row[kRowBytes / 16] = {};
+/// Where a row lies: a third word has its scales' distance.
+struct Found {
+  std::uint64_t row = 0;
+  std::int32_t to_scales = 0;
+};
 
-/// Looks rows up for a whole warp, a lane each, for four tiles at a time and four tiles before they are asked for.
-/// Everything that is known lies in shared memory: registers are for rows under way.
+/// Looks rows up for a whole warp: a lane each, for eight tiles at a time, a batch ahead of their copies.
 class Lookup {
  public:
-  static constexpr int kBatch = 32 / kFeedRows;  ///< tiles
-
-  __device__ Lookup(const Launch& launch, Found& found, const Range& range, int warp)
-      : launch_(launch), found_(found), range_(range), warp_(warp) {
-    ask_for_number(Rows(launch, found.walks), 0);
-    copy::wait<0>();
+  __device__ Lookup(const Rows& rows, const Range& range, int warp) : rows_(rows), range_(range), warp_(warp) {
+    number_ = rows.number(row_of(0));
     find(0);
-    __syncwarp();
   }
-  /// To be called before anything of tile `tile` is read; the rows of the tile behind it are known then, too.
-  __device__ __forceinline__ void reach(int tile) {
-    if (tile % kBatch > 1) return;
-    copy::wait<0>();
-    if (tile % kBatch == 1) find(tile / kBatch + 1);
-    __syncwarp();
-  }
-  __device__ __forceinline__ const std::uint8_t* row(int tile, int row_of_warp) const {
-    return found_.rows[tile / kBatch % 2][tile % kBatch * kFeedRows + row_of_warp];
-  }
-  __device__ __forceinline__ const uint2& scales(int tile, int row_of_warp) const {
-    return found_.scales[tile / kBatch % 2][tile % kBatch * kFeedRows + row_of_warp];
-  }
-  /// A bit for each of the warp's rows that is there.
-  __device__ __forceinline__ std::uint32_t present(int tile) const {
-    return found_.present[tile / kBatch % 2] >> (tile % kBatch * kFeedRows) & ((1u << kFeedRows) - 1);
+  /// The lane's row of the next tile; `present` gets a bit for each of the warp's four.
+  __device__ __forceinline__ Found next(int row_of_warp, std::uint32_t& present) {
+    const int turn = tile_ % kBatch;
+    if (turn == 0 && tile_ != 0) find(tile_ / kBatch);
+    ++tile_;
+    present = present_ >> (turn * kFeedRows) & ((1u << kFeedRows) - 1);
+    const int lane = turn * kFeedRows + row_of_warp;
+    Found found;
+    found.row = __shfl_sync(kAllLanes, mine_.row, lane);
+    found.to_scales = __shfl_sync(kAllLanes, mine_.to_scales, lane);
+    return found;
   }
 
  private:
-  /// The lane's row in a batch.
+  static constexpr int kBatch = 32 / kFeedRows;
+
   __device__ __forceinline__ int row_of(int batch) const {
     const int lane = threadIdx.x % 32;
-    return range_.first_row + (batch * kBatch + lane / kFeedRows) * kTileRows + warp_ * kFeedRows + lane % kFeedRows;
-  }
-  __device__ __forceinline__ void ask_for_number(const Rows& rows, int batch) {
-    const int i = row_of(batch);
-    if (i < range_.end_row) copy::async<4>(&found_.numbers[threadIdx.x % 32], rows.number_at(i));
-    copy::commit();
+    const int i =
+        range_.first_row + (batch * kBatch + lane / kFeedRows) * kTileRows + warp_ * kFeedRows + lane % kFeedRows;
+    return i < range_.end_row ? i : rows_.count();
   }
   __device__ __forceinline__ void find(int batch) {
-    const int lane = threadIdx.x % 32, i = row_of(batch);
-    const Rows rows(launch_, found_.walks);
-    RowAddress at{nullptr, nullptr};
-    if (i < range_.end_row) at = rows.address(i, found_.numbers[lane]);
-    const bool is_there = at.row != nullptr;
-    const std::uint32_t present = __ballot_sync(kAllLanes, is_there);
-    if (lane == 0) found_.present[batch % 2] = present;
-    found_.rows[batch % 2][lane] = is_there ? reinterpret_cast<const std::uint8_t*>(at.row) : reinterpret_cast<const std::uint8_t*>(no_row);
-    copy::async_or_zeros<8>(&found_.scales[batch % 2][lane], at.scales, is_there);
-    ask_for_number(rows, batch + 1);
+    const RowAddress at = rows_.address(row_of(batch), number_);
+    number_ = rows_.number(row_of(batch + 1));
+    present_ = __ballot_sync(kAllLanes, at.row != nullptr);
+    mine_ = {reinterpret_cast<std::uint64_t>(at.row), static_cast<std::int32_t>(at.scales - at.row)};
   }
 
-  const Launch& launch_;
-  Found& found_;
+  const Rows& rows_;
   const Range range_;
   const int warp_;
+  int tile_ = 0;
+  std::int32_t number_;
+  std::uint32_t present_;
+  Found mine_;
 };
+
+/// Starts the copies of this lane's chunks of a row. An absent row is zeros.
+__device__ __forceinline__ void copy_chunks(Shared& shared, const Feeder& feeder, int warp, int slot,
+                                            const Found& found) {
+  const bool is_there = found.row != 0;
+  std::uint8_t* const raw = raw_of(shared, feeder, warp, slot);
+  const auto* row = reinterpret_cast<const std::uint8_t*>(found.row);
+  const auto* from = row + feeder.raw_at();
+#pragma unroll
+  for (int c = 0; c < kFeederBlocks; ++c) copy::async_or_zeros<16>(raw + c * 128, from + c * 128, is_there);
+  if (feeder.odd) copy::async_or_zeros<16>(raw + 3 * 128 + 64, from + 3 * 128 + 64, is_there);
+  if (feeder.odd == 0 && feeder.part == 0)
+    copy::async_or_zeros<8>(scales_of(shared, feeder, warp, slot), row + found.to_scales, is_there);
+}
 
 /// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above
 /// kLargestCode are more than bf16 holds and go the slow way.
@@ -117,9 +115,9 @@ __device__ __forceinline__ std::uint32_t factor_of(std::uint32_t code) {
 __device__ __forceinline__ std::uint32_t has_large_code(std::uint32_t codes) {
   return ((codes & 0x7f7f7f7fu) + (127u - (kLargestCode - 128u)) * 0x01010101u) & codes & 0x80808080u;
 }
-/// Code of block b.
-__device__ __forceinline__ std::uint32_t scale_code(const uint2& codes, int b) {
-  return (b < 4 ? codes.x : codes.y) >> (8 * (b % 4)) & 0xff;
+/// Code of block odd + 2 c.
+__device__ __forceinline__ std::uint32_t scale_code(const uint2& codes, int odd, int c) {
+  return (c < 2 ? codes.x : codes.y) >> (8 * odd + 16 * (c % 2)) & 0xff;
 }
 
 /// Four codes to bf16, scaled, in the order 0, 2, 1, 3: that is how moving bits finds them, and q and the results
@@ -138,117 +136,102 @@ __device__ __forceinline__ std::uint32_t widen_any(std::uint32_t first, std::uin
   return one(first) | one(second) << 16;
 }
 
-__device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int b, const std::uint32_t (&w)[8]) {
-  tile += b * kTileSlabBytes;
+__device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int c, const std::uint32_t (&w)[8]) {
+  tile += c * 2 * kTileSlabBytes;
   *reinterpret_cast<uint4*>(tile + at) = uint4{w[0], w[1], w[2], w[3]};
   *reinterpret_cast<uint4*>(tile + (at ^ 16)) = uint4{w[4], w[5], w[6], w[7]};
 }
 
-/// A lane's chunks of a row with a NaN or a scale beyond bf16, from the cache again. Rare: out of the way of the common
-/// path.
-__device__ __noinline__ void dequantise_any(const std::uint8_t* row, uint2 codes, std::uint8_t* tile, int warp) {
+/// A lane's chunks of a row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
+__device__ __noinline__ void dequantise_any(Shared& shared, int warp, int slot, int tile_slot) {
   const Feeder feeder(warp);
+  const uint2 codes = *reinterpret_cast<const uint2*>(scales_of(shared, feeder, warp, slot));
 #pragma unroll 1
-  for (int b = 0; b < Feeder::kCodeBlocks; ++b) {
-    const uint4 v = load_chunk(row + feeder.part * 16 + b * 64);
-    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w}, scale = scale_code(codes, b);
+  for (int c = 0; c < kFeederBlocks - feeder.odd; ++c) {
+    const auto* words = reinterpret_cast<const std::uint32_t*>(raw_of(shared, feeder, warp, slot) + c * 128);
+    const std::uint32_t scale = scale_code(codes, feeder.odd, c);
     std::uint32_t w[8];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       w[2 * i] = widen_any(words[i], words[i] >> 16, scale);
       w[2 * i + 1] = widen_any(words[i] >> 8, words[i] >> 24, scale);
     }
-    store_block(tile, feeder.codes_at, b, w);
+    store_block(shared.tiles[tile_slot], feeder.codes_at, c, w);
   }
 }
 
-/// Rows come and are widened in two parts, so that one part is under way while the other is worked on. A part is asked
-/// for all together: a wait for one load is a wait for every later one that shares its scoreboard, of which a warp has six.
-constexpr int kFirstPart = 4;  ///< blocks of codes in part 0; the others and the rotary block are part 1
-template <int kPart>
-__device__ __forceinline__ void load_part(const Feeder& feeder, const std::uint8_t* row, Raw& raw) {
-  const std::uint8_t* const codes = row + feeder.part * 16;
-  if constexpr (kPart == 0) {
+/// A lane's chunks of a row, from the ring into a tile. True if they need dequantise_any.
+__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, const uint2& codes,
+                                           std::uint8_t* tile) {
+  std::uint32_t largest = 0;  // magnitudes of two codes
 #pragma unroll
-    for (int b = 0; b < kFirstPart; ++b) raw.codes[b] = load_chunk(codes + b * 64);
-  } else {
-#pragma unroll
-    for (int b = kFirstPart; b < Feeder::kCodeBlocks; ++b) raw.codes[b] = load_chunk(codes + b * 64);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) raw.rotary[i] = load_rotary(feeder, codes, i);
-  }
-}
-
-/// A part of a lane's chunks of a row into a tile. `largest` gathers magnitudes of codes, two at a time.
-template <int kPart>
-__device__ __forceinline__ void widen_part(const Feeder& feeder, const Raw& raw, const uint2& scales, std::uint8_t* tile,
-                                           std::uint32_t& largest) {
-#pragma unroll
-  for (int b = kPart * kFirstPart; b < (kPart == 0 ? kFirstPart : Feeder::kCodeBlocks); ++b) {
-    const uint4 v = raw.codes[b];
-    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w}, factor = factor_of(scale_code(scales, b));
-    std::uint32_t w[8];
+  for (int c = 0; c < kFeederBlocks; ++c) {
+    const uint4 v = *reinterpret_cast<const uint4*>(raw + c * 128);
+    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w}, factor = factor_of(scale_code(codes, feeder.odd, c));
+    std::uint32_t w[8], largest_here = largest;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint2 four = widen(words[i], factor, largest);
+      const uint2 four = widen(words[i], factor, largest_here);
       w[2 * i] = four.x;
       w[2 * i + 1] = four.y;
     }
-    store_block(tile, feeder.codes_at, b, w);
+    if (c < kFeederBlocks - 1 || feeder.odd == 0) {
+      store_block(tile, feeder.codes_at, c, w);
+      largest = largest_here;
+    } else {
+      *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = v;
+      *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = *reinterpret_cast<const uint4*>(raw + 3 * 128 + 64);
+    }
   }
-  if constexpr (kPart == 1) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ i << 6)) = raw.rotary[i];
-  }
-}
-/// Whether a row needs dequantise_any. The pad byte behind the scales can only cost time.
-__device__ __forceinline__ bool is_rare(std::uint32_t largest, const uint2& scales) {
-  return (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0 ||
-         (has_large_code(scales.x) | has_large_code(scales.y)) != 0;
+  // The pad byte behind the scales can only cost time.
+  const bool has_nan = (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0;
+  return has_nan || (has_large_code(codes.x) | has_large_code(codes.y)) != 0;
 }
 
 /// The work of feeding warp `warp` (0..7) on one unit; `base` is the number of tiles before it.
-__device__ __forceinline__ void feed_unit(Shared& shared, Lookup& lookup, int tiles, int base, const Feeder& feeder,
-                                          int warp) {
+__device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, const Range& range, int base,
+                                          const Feeder& feeder, int warp) {
   const bool is_first_lane = threadIdx.x % 32 == 0;
-  Raw raw;
-  load_part<0>(feeder, lookup.row(0, feeder.row), raw);
-  load_part<1>(feeder, lookup.row(0, feeder.row), raw);
-#pragma unroll 1
-  for (int i = 0; i < tiles; ++i) {
-    const int tile = base + i, slot = tile % kTiles;
-    std::uint8_t* const to = shared.tiles[slot];
-    lookup.reach(i);
-    const std::uint8_t* const next = lookup.row(i + 1, feeder.row);
-    const uint2 scales = lookup.scales(i, feeder.row);
-    barrier::wait(&shared.tile_empty[slot], (tile / kTiles & 1) ^ 1);
-    std::uint32_t largest = 0;
-    widen_part<0>(feeder, raw, scales, to, largest);
-    load_part<0>(feeder, next, raw);
-    __syncwarp();  // or the compiler asks for the rows only when it needs their registers
-    widen_part<1>(feeder, raw, scales, to, largest);
-    if (is_rare(largest, scales)) dequantise_any(lookup.row(i, feeder.row), scales, to, warp);
-    if (is_first_lane) shared.present[slot][warp] = static_cast<std::uint8_t>(lookup.present(i));
-    // What makes the stores visible to the tensor cores is up to the math groups: here it would wait for the loads.
-    __syncwarp();
-    if (is_first_lane) barrier::arrive(&shared.tile_full[slot]);
-    load_part<1>(feeder, next, raw);
+  Lookup lookup(rows, range, warp);
+  std::uint32_t present[kAhead];  // of the tiles under way, the oldest first
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    const Found found = lookup.next(feeder.row, present[i]);
+    copy_chunks(shared, feeder, warp, i, found);
+    copy::commit();
   }
+#pragma unroll 1
+  for (int i = 0; i < range.tiles; ++i) {
+    const int tile = base + i, tile_slot = tile % kTiles, slot = i % kAhead;
+    copy::wait<kAhead - 1>();
+    __syncwarp();  // the row's scales came through one of its lanes
+    const uint2 codes = *reinterpret_cast<const uint2*>(scales_of(shared, feeder, warp, slot));
+    barrier::wait(&shared.tile_empty[tile_slot], (tile / kTiles & 1) ^ 1);
+    if (dequantise(feeder, raw_of(shared, feeder, warp, slot), codes, shared.tiles[tile_slot]))
+      dequantise_any(shared, warp, slot, tile_slot);
+    if (is_first_lane) shared.present[tile_slot][warp] = static_cast<std::uint8_t>(present[0]);
+    // What makes the stores visible to the tensor cores is up to the math groups: here it would wait for the copies.
+    __syncwarp();
+    if (is_first_lane) barrier::arrive(&shared.tile_full[tile_slot]);
+      // The ring's slot is used up by the whole warp: the tile after those under way may come.
+#pragma unroll
+    for (int k = 1; k < kAhead; ++k) present[k - 1] = present[k];
+    const Found found = lookup.next(feeder.row, present[kAhead - 1]);
+    copy_chunks(shared, feeder, warp, slot, found);
+    copy::commit();
+  }
+  copy::wait<0>();
+  __syncwarp();
 }
 
 __device__ __forceinline__ void feed(const Launch& launch, Shared& shared, int warp) {
   const Feeder feeder(warp);
-  Found& found = shared.found[warp];
   int base = 0;
 #pragma unroll 1
   for (std::int64_t number = blockIdx.x; number < launch.units; number += gridDim.x) {
     const Rows rows(launch, Unit(launch, number).t);
     const Range range(launch, rows);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) found.walks = rows.walks();
-    __syncwarp();
-    Lookup lookup(launch, found, range, warp);
-    feed_unit(shared, lookup, range.tiles, base, feeder, warp);
+    feed_unit(shared, rows, range, base, feeder, warp);
     base += range.tiles;
   }
 }

@@ -37,8 +37,10 @@ __device__ __forceinline__ void keep_queries(Shared& shared, const Queries& quer
 }
 
 /// A bit for each row of a tile that is there.
-__device__ __forceinline__ std::uint64_t present_rows(const Shared& shared, int slot) {
-  return *reinterpret_cast<const std::uint64_t*>(shared.present[slot]);
+__device__ __forceinline__ std::uint32_t present_rows(const Shared& shared, int slot) {
+  const uint2 fours = *reinterpret_cast<const uint2*>(shared.present[slot]);
+  const auto pack = [](std::uint32_t v) { return (v & 0xf) | (v >> 4 & 0xf0) | (v >> 8 & 0xf00) | (v >> 12 & 0xf000); };
+  return pack(fours.x) | pack(fours.y) << 16;
 }
 
 /// Zeros, and not before this point: the registers are the queries' until then.
@@ -65,7 +67,7 @@ constexpr int value_step(int k, int half) { return (half * 2 * kTileSlabBytes + 
 /// Starts out += weights x values of the other group's tile.
 __device__ __forceinline__ void start_values(const Shared& shared, int tile_slot, int owner, int group,
                                              float (&out)[2][64]) {
-  const std::uint64_t weights = wgmma::descriptor(shared.weights[owner], 16, 1024),
+  const std::uint64_t weights = wgmma::descriptor(shared.weights, 16, 1024) + owner * 64 / 16,
                       values = values_of(shared, tile_slot, group);
   wgmma::fence();
 #pragma unroll
@@ -78,13 +80,13 @@ __device__ __forceinline__ void start_values(const Shared& shared, int tile_slot
 }
 
 /// Starts the logits of a tile: q times its rows.
-__device__ __forceinline__ void start_logits(const Shared& shared, int tile_slot, float (&s)[32]) {
+__device__ __forceinline__ void start_logits(const Shared& shared, int tile_slot, float (&s)[16]) {
   const std::uint64_t q = wgmma::descriptor(shared.q, 16, 1024),
                       keys = wgmma::descriptor(shared.tiles[tile_slot], 16, 1024);
   wgmma::fence();
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k) {
-    wgmma::add_64x64x16<0>(s, q + (k / 4 * kQuerySlabBytes + k % 4 * 32) / 16,
+    wgmma::add_64x32x16<0>(s, q + (k / 4 * kQuerySlabBytes + k % 4 * 32) / 16,
                            keys + (k / 4 * kTileSlabBytes + k % 4 * 32) / 16, k > 0);
   }
   wgmma::commit();
@@ -117,22 +119,18 @@ __device__ __forceinline__ void start_own_values(const Shared& shared, int tile_
   wgmma::commit();
 }
 /// Logits to weights. `present` has a bit for each row of the tile.
-__device__ __forceinline__ void soften(std::uint64_t present, float scale_log2, float (&s)[32], HeadPair& heads,
+__device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads,
                                        Weights& weights) {
   float now[2] = {-kInfinity, -kInfinity};
 #pragma unroll
-  for (int i = 0; i < 32; ++i) s[i] *= scale_log2;
-  if (present != ~std::uint64_t{0}) {
+  for (int i = 0; i < 16; ++i) s[i] *= scale_log2;
+  if (present != 0xffffffffu) {
+    present >>= 2 * (threadIdx.x % 4);
 #pragma unroll
-    for (int part = 0; part < 2; ++part) {
-      const std::uint32_t rows = static_cast<std::uint32_t>(present >> 32 * part) >> (2 * (threadIdx.x % 4));
-#pragma unroll
-      for (int i = 0; i < 16; ++i)
-        s[16 * part + i] = (rows >> (8 * (i / 4) + i % 2) & 1) != 0 ? s[16 * part + i] : -kInfinity;
-    }
+    for (int i = 0; i < 16; ++i) s[i] = (present >> (8 * (i / 4) + i % 2) & 1) != 0 ? s[i] : -kInfinity;
   }
 #pragma unroll
-  for (int i = 0; i < 32; ++i) now[i / 2 % 2] = fmaxf(now[i / 2 % 2], s[i]);
+  for (int i = 0; i < 16; ++i) now[i / 2 % 2] = fmaxf(now[i / 2 % 2], s[i]);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     now[r] = fmaxf(now[r], __shfl_xor_sync(kAllLanes, now[r], 1));
@@ -158,12 +156,11 @@ __device__ __forceinline__ void soften(std::uint64_t present, float scale_log2, 
 /// Hands them to the other group.
 __device__ __forceinline__ void publish(Shared& shared, int group, const Weights& weights, const HeadPair& heads) {
   const int thread = threadIdx.x % kGroup, lane = thread % 32, quad = lane % 4, first = thread / 32 * 16;
-  std::uint8_t* const at = shared.weights[group];
-  const int place = wgmma::chunk_at(first + lane % 16, lane / 16);
+  const int place = wgmma::chunk_at(first + lane % 16, 4 * group + lane / 16);
 #pragma unroll
   for (int k = 0; k < kTileRows / 16; ++k) {
     const std::uint32_t(&w)[4] = weights.pairs[k];
-    mma::store_matrix_x4(at + (place ^ k << 5), w[0], w[1], w[2], w[3]);
+    mma::store_matrix_x4(shared.weights + (place ^ k << 5), w[0], w[1], w[2], w[3]);
   }
   if (quad == 0) {
 #pragma unroll
@@ -193,8 +190,7 @@ __device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads,
   rescale<kBusy>(out, factor);
 }
 
-/// Runs tiles [begin, end) of all that the block has, a unit's; a group owns every second of all, which are those of one
-/// slot. A round of the loop is one owned tile and the values of the tile before it: while the tensor
+/// Runs tiles [begin, end) of all that the block has, a unit's; a group owns every second of all. A round of the loop is one owned tile and the values of the tile before it: while the tensor
 /// cores add those, the owned tile's logits become weights.
 __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int begin, int end, int group,
                                              HeadPair& heads, float (&out)[2][64]) {
@@ -206,7 +202,7 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     barrier::wait(&shared.weights_full[other], tile >> 1 & 1);
     const float theirs[2] = {shared.base[other][head], shared.base[other][head + 8]};
     turn_to<true>(theirs, heads, out);
-    start_values(shared, other, other, group, out);
+    start_values(shared, tile % kTiles, other, group, out);
 #pragma unroll
     for (int r = 0; r < 2; ++r) heads.known[r] = fmaxf(heads.known[r], theirs[r]);
   };
@@ -216,35 +212,36 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     wgmma::hold(out[1]);
   };
   // A tile has been used by this warp, and the weights that the other group made for it.
-  const auto release = [&](bool is_others) {
+  const auto release = [&](int tile, bool is_others) {
     __syncwarp();  // all lanes have read what goes with them
     if (threadIdx.x % 32 != 0) return;
-    barrier::arrive(&shared.tile_empty[is_others ? other : group]);
+    barrier::arrive(&shared.tile_empty[tile % kTiles]);
     if (is_others) barrier::arrive(&shared.weights_empty[other]);
   };
   const auto round = [&]<bool kFollows>(int tile) {
-    float s[32];
-    barrier::wait(&shared.tile_full[group], tile >> 1 & 1);
+    float s[16];
+    const int slot = tile % kTiles;
+    barrier::wait(&shared.tile_full[slot], tile / kTiles & 1);
     barrier::publish_to_tensor_cores();  // the feeding warps' stores; the other group comes after this one's weights
-    start_logits(shared, group, s);
+    start_logits(shared, slot, s);
     if constexpr (kFollows) start_others(tile - 1);
     wgmma::wait<kFollows ? 1 : 0>();
     wgmma::hold(s);
     Weights weights;
-    soften(present_rows(shared, group), scale_log2, s, heads, weights);
+    soften(present_rows(shared, slot), scale_log2, s, heads, weights);
     const float mine[2] = {heads.known[0], heads.known[1]};
     barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
     publish(shared, group, weights, heads);
     if constexpr (kFollows) {
       end_values();
-      release(true);
+      release(tile - 1, true);
     }
     turn_to<false>(mine, heads, out);
 #pragma unroll
     for (int r = 0; r < 2; ++r) heads.total[r] += weights.sum[r];
-    start_own_values(shared, group, group, weights, out);
+    start_own_values(shared, slot, group, weights, out);
     end_values();
-    release(false);
+    release(tile, false);
   };
   int tile = begin + ((group ^ begin) & 1);
   if (tile == begin && begin < end) {
@@ -256,7 +253,7 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
   if (begin < end && ((end - 1) & 1) != group) {  // the last tile is the other group's
     start_others(end - 1);
     end_values();
-    release(true);
+    release(end - 1, true);
   }
 }
 
