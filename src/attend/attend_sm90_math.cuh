@@ -111,9 +111,9 @@ __device__ __forceinline__ void start_own_values(const Shared& shared, int tile_
   }
   wgmma::commit();
 }
-/// Logits to weights. `present` has a bit for each row of the tile.
-__device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads,
-                                       Weights& weights) {
+/// Scales logits to base 2, hides absent rows, and finds what the tile's weights are relative to. `present` has a bit for
+/// each row of the tile.
+__device__ __forceinline__ void find_base(std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads) {
   float now[2] = {-kInfinity, -kInfinity};
 #pragma unroll
   for (int i = 0; i < 16; ++i) s[i] *= scale_log2;
@@ -131,9 +131,11 @@ __device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, 
     heads.most[r] = fmaxf(heads.most[r], now[r]);
     if (now[r] > heads.known[r] + kSlack)
       heads.known[r] = kSlack * ceilf(now[r] / kSlack);  // the first logits leave -inf
-    weights.sum[r] = 0;
   }
-  // Sixteen rows at a time, so that weights take the registers of their logits.
+}
+/// Logits to weights, sixteen rows at a time, so that weights take the registers of their logits.
+__device__ __forceinline__ void soften(const float (&s)[16], const HeadPair& heads, Weights& weights) {
+  weights.sum[0] = weights.sum[1] = 0;
 #pragma unroll
   for (int k = 0; k < kTileRows / 16; ++k) {
 #pragma unroll
@@ -220,15 +222,16 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     if constexpr (kFollows) start_others(tile - 1);
     wgmma::wait<kFollows ? 1 : 0>();
     wgmma::hold(s);
-    Weights weights;
-    soften(shared.present[slot], scale_log2, s, heads, weights);
-    const float mine[2] = {heads.known[0], heads.known[1]};
-    barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
-    publish(shared, group, weights, heads);
-    if constexpr (kFollows) {
+    find_base(shared.present[slot], scale_log2, s, heads);
+    if constexpr (kFollows) {  // as early as can be: the feeding warps wait for the slot
       end_values();
       release(tile - 1, true);
     }
+    Weights weights;
+    soften(s, heads, weights);
+    const float mine[2] = {heads.known[0], heads.known[1]};
+    barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
+    publish(shared, group, weights, heads);
     turn_to<false>(mine, heads, out);
 #pragma unroll
     for (int r = 0; r < 2; ++r) heads.total[r] += weights.sum[r];
