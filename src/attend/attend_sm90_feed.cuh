@@ -33,89 +33,86 @@ struct Feeder {
   __device__ int raw_other_rotary_at() const { return kCodeBlocks * 64 + (row + 1) % 2 * 64 + part * 16; }
 };
 
-/// Where a row lies: a third word has its scales' distance.
-struct Found {
-  std::uint64_t row = 0;
-  std::int32_t to_scales = 0;
-};
-
-/// Looks rows up for a whole warp: a lane each, for four of the group's tiles at a time, a batch ahead of their copies.
+/// Looks rows up for a whole warp, a lane each, for four of the group's tiles at a time and some tiles before they are asked
+/// for. Everything that is known lies in shared memory: registers are for rows.
 class Lookup {
  public:
   /// `first` is the warp's first row of the group's first tile, counted in the unit's rows.
-  __device__ Lookup(const Rows& rows, int first, int end) : rows_(rows), first_(first), end_(end) {
-    number_ = rows.number(row_of(0));
+  __device__ Lookup(const Launch& launch, Found& found, int first, int end)
+      : launch_(launch), found_(found), first_(first), end_(end) {
+    ask_for_number(Rows(launch, found.walks), 0);
+    copy::wait<0>();
     find(0);
+    __syncwarp();
   }
-  /// The lane's row of the group's next tile; `present` gets a bit for each of the warp's eight.
-  __device__ __forceinline__ Found next(int row_of_warp, std::uint32_t& present) {
-    const int turn = tile_ % kBatch;
-    if (turn == 0 && tile_ != 0) find(tile_ / kBatch);
-    ++tile_;
-    present = present_ >> (turn * kFeedRows) & ((1u << kFeedRows) - 1);
-    const int lane = turn * kFeedRows + row_of_warp;
-    Found found;
-    found.row = __shfl_sync(kAllLanes, mine_.row, lane);
-    found.to_scales = __shfl_sync(kAllLanes, mine_.to_scales, lane);
-    return found;
+  /// To be called when the copies of the group's tile `turn` have come: then the rows of the next turn are known.
+  __device__ __forceinline__ void reach(int turn) {
+    if (turn % kBatch == 1) find(turn / kBatch + 1);
+    __syncwarp();
+  }
+  __device__ __forceinline__ const std::uint8_t* row(int turn, int row_of_warp) const {
+    return found_.rows[turn / kBatch % 2][turn % kBatch * kFeedRows + row_of_warp];
+  }
+  __device__ __forceinline__ const uint2& scales(int turn, int row_of_warp) const {
+    return found_.scales[turn / kBatch % 2][turn % kBatch * kFeedRows + row_of_warp];
+  }
+  /// A bit for each of the warp's rows that is there.
+  __device__ __forceinline__ std::uint32_t present(int turn) const {
+    return found_.present[turn / kBatch % 2] >> (turn % kBatch * kFeedRows) & ((1u << kFeedRows) - 1);
   }
 
  private:
   static constexpr int kBatch = 32 / kFeedRows;
 
+  /// The lane's row in a batch.
   __device__ __forceinline__ int row_of(int batch) const {
     const int lane = threadIdx.x % 32;
-    const int i = first_ + (batch * kBatch + lane / kFeedRows) * 2 * kTileRows + lane % kFeedRows;
-    return i < end_ ? i : rows_.count();
+    return first_ + (batch * kBatch + lane / kFeedRows) * 2 * kTileRows + lane % kFeedRows;
+  }
+  __device__ __forceinline__ void ask_for_number(const Rows& rows, int batch) {
+    const int i = row_of(batch);
+    if (i < end_) copy::async<4>(&found_.numbers[threadIdx.x % 32], rows.number_at(i));
+    copy::commit();
   }
   __device__ __forceinline__ void find(int batch) {
-    const RowAddress at = rows_.address(row_of(batch), number_);
-    number_ = rows_.number(row_of(batch + 1));
-    present_ = __ballot_sync(kAllLanes, at.row != nullptr);
-    mine_ = {reinterpret_cast<std::uint64_t>(at.row), static_cast<std::int32_t>(at.scales - at.row)};
+    const int lane = threadIdx.x % 32, i = row_of(batch);
+    const Rows rows(launch_, found_.walks);
+    RowAddress at{nullptr, nullptr};
+    if (i < end_) at = rows.address(i, found_.numbers[lane]);
+    const bool is_there = at.row != nullptr;
+    const std::uint32_t present = __ballot_sync(kAllLanes, is_there);
+    if (lane == 0) found_.present[batch % 2] = present;
+    found_.rows[batch % 2][lane] = reinterpret_cast<const std::uint8_t*>(at.row);
+    copy::async_or_zeros<8>(&found_.scales[batch % 2][lane], at.scales, is_there);
+    ask_for_number(rows, batch + 1);
   }
 
-  const Rows& rows_;
+  const Launch& launch_;
+  Found& found_;
   const int first_, end_;
-  int tile_ = 0;
-  std::int32_t number_;
-  std::uint32_t present_;
-  Found mine_;
 };
 
 /// A lane's chunks of a row as they lie in the cache.
 struct Raw {
   uint4 codes[Feeder::kCodeBlocks], rotary[2];
-  uint2 scales;
 };
 
 /// Starts the copies of this lane's chunks of a row. An absent row is zeros.
-__device__ __forceinline__ void copy_row(std::uint8_t* raw, std::uint8_t* scales, const Feeder& feeder, const Found& found) {
-  const bool is_there = found.row != 0;
-  raw += feeder.row * kRowBytes;
-  const auto* row = reinterpret_cast<const std::uint8_t*>(found.row);
+__device__ __forceinline__ void copy_row(std::uint8_t* raw, const Feeder& feeder, const std::uint8_t* row) {
+  const bool is_there = row != nullptr;
+  raw += feeder.row * kRowBytes + feeder.raw_at();
+  row += feeder.raw_at();
 #pragma unroll
-  for (int b = 0; b < Feeder::kCodeBlocks; ++b)
-    copy::async_or_zeros<16>(raw + feeder.raw_at() + b * 64, row + feeder.raw_at() + b * 64, is_there);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int at = Feeder::kCodeBlocks * 64 + feeder.part * 16 + i * 64;
-    copy::async_or_zeros<16>(raw + at, row + at, is_there);
-  }
-  if (feeder.part == 0) copy::async_or_zeros<8>(scales + feeder.row * kScaleBytes, row + found.to_scales, is_there);
+  for (int b = 0; b < Feeder::kCodeBlocks + 2; ++b) copy::async_or_zeros<16>(raw + b * 64, row + b * 64, is_there);
   copy::commit();
 }
-/// Takes them, when they have come.
-__device__ __forceinline__ void take_row(const std::uint8_t* raw, const std::uint8_t* scales, const Feeder& feeder, Raw& taken) {
-  copy::wait<0>();
-  __syncwarp();  // the row's scales came through one of its lanes
+/// Takes them from shared memory; they have come.
+__device__ __forceinline__ void take_row(const std::uint8_t* raw, const Feeder& feeder, Raw& taken) {
   raw += feeder.row * kRowBytes;
-  taken.scales = *reinterpret_cast<const uint2*>(scales + feeder.row * kScaleBytes);
 #pragma unroll
   for (int b = 0; b < Feeder::kCodeBlocks; ++b) taken.codes[b] = *reinterpret_cast<const uint4*>(raw + feeder.raw_at() + b * 64);
   taken.rotary[0] = *reinterpret_cast<const uint4*>(raw + feeder.raw_rotary_at());
   taken.rotary[1] = *reinterpret_cast<const uint4*>(raw + feeder.raw_other_rotary_at());
-  __syncwarp();  // taken by all: the next rows may come
 }
 
 /// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above
@@ -157,9 +154,9 @@ __device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int b, c
 
 /// A lane's chunks of a row with a NaN or a scale beyond bf16, from the cache once more. Rare: out of the way of the
 /// common path.
-__device__ __noinline__ void dequantise_any(std::uint64_t row, uint2 scales, std::uint8_t* tile, int warp) {
+__device__ __noinline__ void dequantise_any(const std::uint8_t* row, uint2 scales, std::uint8_t* tile, int warp) {
   const Feeder feeder(warp);
-  const auto* codes = reinterpret_cast<const std::uint8_t*>(row) + feeder.raw_at();
+  const std::uint8_t* const codes = row + feeder.raw_at();
 #pragma unroll 1
   for (int b = 0; b < Feeder::kCodeBlocks; ++b) {
     const auto* words = reinterpret_cast<const std::uint32_t*>(codes + b * 64);
@@ -175,12 +172,12 @@ __device__ __noinline__ void dequantise_any(std::uint64_t row, uint2 scales, std
 }
 
 /// A lane's chunks of a row into a tile. True if they need dequantise_any.
-__device__ __forceinline__ bool dequantise(const Feeder& feeder, const Raw& raw, std::uint8_t* tile) {
+__device__ __forceinline__ bool dequantise(const Feeder& feeder, const Raw& raw, const uint2& scales, std::uint8_t* tile) {
   std::uint32_t largest = 0;  // magnitudes of two codes
 #pragma unroll
   for (int b = 0; b < Feeder::kCodeBlocks; ++b) {
     const std::uint32_t words[4] = {raw.codes[b].x, raw.codes[b].y, raw.codes[b].z, raw.codes[b].w},
-                        factor = factor_of(scale_code(raw.scales, b));
+                        factor = factor_of(scale_code(scales, b));
     std::uint32_t w[8];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -194,36 +191,33 @@ __device__ __forceinline__ bool dequantise(const Feeder& feeder, const Raw& raw,
   for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ i << 6)) = raw.rotary[i];
   // The pad byte behind the scales can only cost time.
   return (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0 ||
-         (has_large_code(raw.scales.x) | has_large_code(raw.scales.y)) != 0;
+         (has_large_code(scales.x) | has_large_code(scales.y)) != 0;
 }
 
 /// The work of warp `warp` (0..3) of feeding group `group` on one unit; `base` is the number of tiles before it.
-__device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, const Range& range, int base,
+__device__ __forceinline__ void feed_unit(const Launch& launch, Shared& shared, const Range& range, int base,
                                           const Feeder& feeder, int group, int warp) {
   const bool is_first_lane = threadIdx.x % 32 == 0;
-  const int end = base + range.tiles, first = base + ((group ^ base) & 1);
-  if (first >= end) return;
+  const int first = (group ^ base) & 1, turns = (range.tiles - first + 1) / 2;  // tiles of the group's
+  if (turns <= 0) return;
   std::uint8_t* const ring = shared.raw[group * kFeedWarps + warp];
-  std::uint8_t* const scales = shared.scales[group * kFeedWarps + warp];
-  Lookup lookup(rows, range.first_row + (first - base) * kTileRows + warp * kFeedRows, range.end_row);
-  std::uint32_t present;
-  Found found = lookup.next(feeder.row, present);
-  copy_row(ring, scales, feeder, found);
+  Lookup lookup(launch, shared.found[group * kFeedWarps + warp], range.first_row + first * kTileRows + warp * kFeedRows,
+                range.end_row);
+  copy_row(ring, feeder, lookup.row(0, feeder.row));
 #pragma unroll 1
-  for (int tile = first; tile < end; tile += 2) {
-    const int slot = tile % kTiles;
+  for (int turn = 0; turn < turns; ++turn) {
+    const int tile = base + first + 2 * turn, slot = tile % kTiles;
+    copy::wait<0>();
+    lookup.reach(turn);
     Raw raw;
-    take_row(ring, scales, feeder, raw);
-    const std::uint32_t present_here = present;
-    const std::uint64_t row_here = found.row;
-    if (tile + 2 < end) {
-      found = lookup.next(feeder.row, present);
-      copy_row(ring, scales, feeder, found);
-    }
+    take_row(ring, feeder, raw);
+    const uint2 scales = lookup.scales(turn, feeder.row);
+    if (turn + 1 < turns) copy_row(ring, feeder, lookup.row(turn + 1, feeder.row));
     barrier::wait(&shared.tile_empty[slot], (tile / kTiles & 1) ^ 1);
     std::uint8_t* const to = shared.tiles[slot];
-    if (dequantise(feeder, raw, to)) dequantise_any(row_here, raw.scales, to, warp);
-    if (is_first_lane) reinterpret_cast<std::uint8_t*>(&shared.present[slot])[warp] = static_cast<std::uint8_t>(present_here);
+    if (dequantise(feeder, raw, scales, to)) dequantise_any(lookup.row(turn, feeder.row), scales, to, warp);
+    if (is_first_lane)
+      reinterpret_cast<std::uint8_t*>(&shared.present[slot])[warp] = static_cast<std::uint8_t>(lookup.present(turn));
     // What makes the stores visible to the tensor cores is up to the math groups.
     __syncwarp();
     if (is_first_lane) barrier::arrive(&shared.tile_full[slot]);
@@ -232,12 +226,16 @@ __device__ __forceinline__ void feed_unit(Shared& shared, const Rows& rows, cons
 
 __device__ __forceinline__ void feed(const Launch& launch, Shared& shared, int group, int warp) {
   const Feeder feeder(warp);
+  Found& found = shared.found[group * kFeedWarps + warp];
   int base = 0;
 #pragma unroll 1
   for (std::int64_t number = blockIdx.x; number < launch.units; number += gridDim.x) {
     const Rows rows(launch, Unit(launch, number).t);
     const Range range(launch, rows);
-    feed_unit(shared, rows, range, base, feeder, group, warp);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) found.walks = rows.walks();
+    __syncwarp();
+    feed_unit(launch, shared, range, base, feeder, group, warp);
     base += range.tiles;
   }
 }

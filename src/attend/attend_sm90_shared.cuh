@@ -35,12 +35,21 @@ constexpr int kFeedWarps = 4, kFeedRows = kTileRows / kFeedWarps;  ///< of a gro
 constexpr int kSlabs = kDim / wgmma::kSlabElements;
 constexpr int kQuerySlabBytes = kHeads * wgmma::kSlabRowBytes, kTileSlabBytes = kTileRows * wgmma::kSlabRowBytes;
 
+/// What a feeding warp knows of the rows that it brings, a lane each: those of four tiles, and of the four after them.
+struct alignas(16) Found {
+  const std::uint8_t* rows[2][32];  ///< null = absent
+  uint2 scales[2][32];
+  std::int32_t numbers[32];  ///< slots or pages of the rows to be looked up next
+  std::uint32_t present[2];  ///< a bit for each row
+  Rows::Walks walks;
+};
+
 struct alignas(1024) Shared {
   std::uint8_t q[kSlabs * kQuerySlabBytes];
   std::uint8_t tiles[kTiles][kSlabs * kTileSlabBytes];
   std::uint8_t weights[kHeads * wgmma::kSlabRowBytes];  ///< 32 columns of each math group's tile
   std::uint8_t raw[2 * kFeedWarps][kFeedRows * kRowBytes];  ///< rows under way to each feeding warp
-  std::uint8_t scales[2 * kFeedWarps][kFeedRows * kScaleBytes];
+  Found found[2 * kFeedWarps];
   std::uint32_t present[kTiles];  ///< a bit for each row of a tile, a byte from each feeding warp
   float base[2][kHeads];  ///< what the weights of each math group's tile are relative to (base 2)
   float totals[2][kHeads], largest[2][kHeads], sinks[kHeads];
