@@ -9,8 +9,7 @@
 namespace fathom::attend_sm90_kernel {
 
 /// What a lane has of its warp's eight rows: a row has four lanes, and each of them a 16-byte chunk of every block of 64
-/// codes, and two chunks of the rotary block, 128 bytes of bf16. Odd rows take their two rotary chunks the other way
-/// round, so that eight lanes' stores meet eight different places.
+/// codes, and two chunks of the rotary block, 128 bytes of bf16.
 struct Feeder {
   static constexpr int kCodeBlocks = 7;
   int row;   ///< of the warp's
@@ -23,14 +22,11 @@ struct Feeder {
     const int lane = threadIdx.x % 32;
     row = lane / 4;
     part = lane % 4;
-    const int row_of_tile = warp * kFeedRows + row;
-    codes_at = wgmma::chunk_at(row_of_tile, 2 * part);
-    rotary_at = kCodeBlocks * kTileSlabBytes + wgmma::chunk_at(row_of_tile, part + row % 2 * 4);
+    codes_at = wgmma::chunk_at(warp * kFeedRows + row, 2 * part);
+    rotary_at = kCodeBlocks * kTileSlabBytes + wgmma::chunk_at(warp * kFeedRows + row, part);
   }
-  /// Bytes from a raw row's start of the lane's chunk in block 0, and of its first rotary chunk.
+  /// Bytes from a raw row's start of the lane's first chunk; the next are 64 further each, the last two rotary.
   __device__ int raw_at() const { return part * 16; }
-  __device__ int raw_rotary_at() const { return kCodeBlocks * 64 + row % 2 * 64 + part * 16; }
-  __device__ int raw_other_rotary_at() const { return kCodeBlocks * 64 + (row + 1) % 2 * 64 + part * 16; }
 };
 
 /// Looks rows up for a whole warp, a lane each, for four of the group's tiles at a time and some tiles before they are asked
@@ -53,7 +49,8 @@ class Lookup {
   __device__ __forceinline__ const std::uint8_t* row(int turn, int row_of_warp) const {
     return found_.rows[turn / kBatch % 2][turn % kBatch * kFeedRows + row_of_warp];
   }
-  __device__ __forceinline__ const uint2& scales(int turn, int row_of_warp) const {
+  /// The row's seven scale codes, block 0 lowest.
+  __device__ __forceinline__ std::uint64_t scales(int turn, int row_of_warp) const {
     return found_.scales[turn / kBatch % 2][turn % kBatch * kFeedRows + row_of_warp];
   }
   /// A bit for each of the warp's rows that is there.
@@ -92,27 +89,13 @@ class Lookup {
   const int first_, end_;
 };
 
-/// A lane's chunks of a row as they lie in the cache.
-struct Raw {
-  uint4 codes[Feeder::kCodeBlocks], rotary[2];
-};
-
 /// Starts the copies of this lane's chunks of a row. An absent row is zeros.
-__device__ __forceinline__ void copy_row(std::uint8_t* raw, const Feeder& feeder, const std::uint8_t* row) {
+__device__ __forceinline__ void copy_row(std::uint8_t* raw, const std::uint8_t* row, const Feeder& feeder) {
   const bool is_there = row != nullptr;
-  raw += feeder.row * kRowBytes + feeder.raw_at();
   row += feeder.raw_at();
 #pragma unroll
   for (int b = 0; b < Feeder::kCodeBlocks + 2; ++b) copy::async_or_zeros<16>(raw + b * 64, row + b * 64, is_there);
   copy::commit();
-}
-/// Takes them from shared memory; they have come.
-__device__ __forceinline__ void take_row(const std::uint8_t* raw, const Feeder& feeder, Raw& taken) {
-  raw += feeder.row * kRowBytes;
-#pragma unroll
-  for (int b = 0; b < Feeder::kCodeBlocks; ++b) taken.codes[b] = *reinterpret_cast<const uint4*>(raw + feeder.raw_at() + b * 64);
-  taken.rotary[0] = *reinterpret_cast<const uint4*>(raw + feeder.raw_rotary_at());
-  taken.rotary[1] = *reinterpret_cast<const uint4*>(raw + feeder.raw_other_rotary_at());
 }
 
 /// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above
@@ -125,11 +108,6 @@ __device__ __forceinline__ std::uint32_t factor_of(std::uint32_t code) {
 __device__ __forceinline__ std::uint32_t has_large_code(std::uint32_t codes) {
   return ((codes & 0x7f7f7f7fu) + (127u - (kLargestCode - 128u)) * 0x01010101u) & codes & 0x80808080u;
 }
-/// Code of block b.
-__device__ __forceinline__ std::uint32_t scale_code(const uint2& codes, int b) {
-  return (b < 4 ? codes.x : codes.y) >> (8 * (b % 4)) & 0xff;
-}
-
 /// Four codes to bf16, scaled, in the order 0, 2, 1, 3: that is how moving bits finds them, and q and the results
 /// follow it (in_tile_order). Magnitudes join `largest`.
 __device__ __forceinline__ uint2 widen(std::uint32_t word, std::uint32_t factor, std::uint32_t& largest) {
@@ -146,38 +124,40 @@ __device__ __forceinline__ std::uint32_t widen_any(std::uint32_t first, std::uin
   return one(first) | one(second) << 16;
 }
 
-__device__ __forceinline__ void store_block(std::uint8_t* tile, int at, int b, const std::uint32_t (&w)[8]) {
-  tile += b * kTileSlabBytes;
-  *reinterpret_cast<uint4*>(tile + at) = uint4{w[0], w[1], w[2], w[3]};
-  *reinterpret_cast<uint4*>(tile + (at ^ 16)) = uint4{w[4], w[5], w[6], w[7]};
+__device__ __forceinline__ void store_block(std::uint8_t* block, int at, const std::uint32_t (&w)[8]) {
+  *reinterpret_cast<uint4*>(block + at) = uint4{w[0], w[1], w[2], w[3]};
+  *reinterpret_cast<uint4*>(block + (at ^ 16)) = uint4{w[4], w[5], w[6], w[7]};
 }
 
-/// A lane's chunks of a row with a NaN or a scale beyond bf16, from the cache once more. Rare: out of the way of the
-/// common path.
-__device__ __noinline__ void dequantise_any(const std::uint8_t* row, uint2 scales, std::uint8_t* tile, int warp) {
-  const Feeder feeder(warp);
-  const std::uint8_t* const codes = row + feeder.raw_at();
+/// A lane's chunks of a row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
+__device__ __noinline__ void dequantise_any(const std::uint8_t* raw, std::uint64_t scales, std::uint8_t* tile, int at) {
 #pragma unroll 1
-  for (int b = 0; b < Feeder::kCodeBlocks; ++b) {
-    const auto* words = reinterpret_cast<const std::uint32_t*>(codes + b * 64);
-    const std::uint32_t scale = scale_code(scales, b);
+  for (int b = 0; b < Feeder::kCodeBlocks; ++b, raw += 64, tile += kTileSlabBytes, scales >>= 8) {
+    const auto* words = reinterpret_cast<const std::uint32_t*>(raw);
+    const std::uint32_t scale = static_cast<std::uint32_t>(scales) & 0xff;
     std::uint32_t w[8];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       w[2 * i] = widen_any(words[i], words[i] >> 16, scale);
       w[2 * i + 1] = widen_any(words[i] >> 8, words[i] >> 24, scale);
     }
-    store_block(tile, feeder.codes_at, b, w);
+    store_block(tile, at, w);
   }
 }
 
-/// A lane's chunks of a row into a tile. True if they need dequantise_any.
-__device__ __forceinline__ bool dequantise(const Feeder& feeder, const Raw& raw, const uint2& scales, std::uint8_t* tile) {
+/// A lane's chunks of a row, from where they were copied to into a tile. A loop, not unrolled: its code stays in the
+/// smallest instruction cache, and a chunk is asked for while the one before it is worked on.
+__device__ __forceinline__ void dequantise(const Feeder& feeder, const std::uint8_t* raw, uint4 chunk, std::uint64_t scales,
+                                           std::uint8_t* tile) {
+  const auto next_chunk = [&](int b) { return *reinterpret_cast<const uint4*>(raw + b * 64); };
   std::uint32_t largest = 0;  // magnitudes of two codes
-#pragma unroll
-  for (int b = 0; b < Feeder::kCodeBlocks; ++b) {
-    const std::uint32_t words[4] = {raw.codes[b].x, raw.codes[b].y, raw.codes[b].z, raw.codes[b].w},
-                        factor = factor_of(scale_code(scales, b));
+  std::uint8_t* block = tile;
+  std::uint64_t codes = scales;
+#pragma unroll 1
+  for (int b = 1; b <= Feeder::kCodeBlocks; ++b, block += kTileSlabBytes, codes >>= 8) {
+    const std::uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w},
+                        factor = factor_of(static_cast<std::uint32_t>(codes) & 0xff);
+    chunk = next_chunk(b);
     std::uint32_t w[8];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -185,13 +165,14 @@ __device__ __forceinline__ bool dequantise(const Feeder& feeder, const Raw& raw,
       w[2 * i] = four.x;
       w[2 * i + 1] = four.y;
     }
-    store_block(tile, feeder.codes_at, b, w);
+    store_block(block, feeder.codes_at, w);
   }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ i << 6)) = raw.rotary[i];
+  *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = chunk;
+  *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = next_chunk(Feeder::kCodeBlocks + 1);
   // The pad byte behind the scales can only cost time.
-  return (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0 ||
-         (has_large_code(scales.x) | has_large_code(scales.y)) != 0;
+  const bool is_rare = (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0 ||
+                       (has_large_code(static_cast<std::uint32_t>(scales)) | has_large_code(scales >> 32)) != 0;
+  if (is_rare) dequantise_any(raw, scales, tile, feeder.codes_at);
 }
 
 /// The work of warp `warp` (0..3) of feeding group `group` on one unit; `base` is the number of tiles before it.
@@ -200,27 +181,25 @@ __device__ __forceinline__ void feed_unit(const Launch& launch, Shared& shared, 
   const bool is_first_lane = threadIdx.x % 32 == 0;
   const int first = (group ^ base) & 1, turns = (range.tiles - first + 1) / 2;  // tiles of the group's
   if (turns <= 0) return;
-  std::uint8_t* const ring = shared.raw[group * kFeedWarps + warp];
+  std::uint8_t* const raw = shared.raw[group * kFeedWarps + warp] + feeder.row * kRowBytes + feeder.raw_at();
   Lookup lookup(launch, shared.found[group * kFeedWarps + warp], range.first_row + first * kTileRows + warp * kFeedRows,
                 range.end_row);
-  copy_row(ring, feeder, lookup.row(0, feeder.row));
+  copy_row(raw, lookup.row(0, feeder.row), feeder);
 #pragma unroll 1
   for (int turn = 0; turn < turns; ++turn) {
     const int tile = base + first + 2 * turn, slot = tile % kTiles;
     copy::wait<0>();
     lookup.reach(turn);
-    Raw raw;
-    take_row(ring, feeder, raw);
-    const uint2 scales = lookup.scales(turn, feeder.row);
-    if (turn + 1 < turns) copy_row(ring, feeder, lookup.row(turn + 1, feeder.row));
+    const uint4 chunk = *reinterpret_cast<const uint4*>(raw);
+    const std::uint64_t scales = lookup.scales(turn, feeder.row);
     barrier::wait(&shared.tile_empty[slot], (tile / kTiles & 1) ^ 1);
-    std::uint8_t* const to = shared.tiles[slot];
-    if (dequantise(feeder, raw, scales, to)) dequantise_any(lookup.row(turn, feeder.row), scales, to, warp);
+    dequantise(feeder, raw, chunk, scales, shared.tiles[slot]);
     if (is_first_lane)
       reinterpret_cast<std::uint8_t*>(&shared.present[slot])[warp] = static_cast<std::uint8_t>(lookup.present(turn));
     // What makes the stores visible to the tensor cores is up to the math groups.
     __syncwarp();
     if (is_first_lane) barrier::arrive(&shared.tile_full[slot]);
+    if (turn + 1 < turns) copy_row(raw, lookup.row(turn + 1, feeder.row), feeder);
   }
 }
 

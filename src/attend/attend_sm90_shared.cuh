@@ -38,7 +38,7 @@ constexpr int kQuerySlabBytes = kHeads * wgmma::kSlabRowBytes, kTileSlabBytes = 
 /// What a feeding warp knows of the rows that it brings, a lane each: those of four tiles, and of the four after them.
 struct alignas(16) Found {
   const std::uint8_t* rows[2][32];  ///< null = absent
-  uint2 scales[2][32];
+  std::uint64_t scales[2][32];  ///< codes, a byte for each block of 64 elements
   std::int32_t numbers[32];  ///< slots or pages of the rows to be looked up next
   std::uint32_t present[2];  ///< a bit for each row
   Rows::Walks walks;
