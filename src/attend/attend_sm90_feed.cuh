@@ -89,14 +89,20 @@ class Lookup {
   const int first_, end_;
 };
 
-/// Starts the copies of this lane's chunks of a row. An absent row is zeros.
-__device__ __forceinline__ void copy_row(std::uint8_t* raw, const std::uint8_t* row, const Feeder& feeder) {
-  const bool is_there = row != nullptr;
-  row += feeder.raw_at();
-#pragma unroll
-  for (int b = 0; b < Feeder::kCodeBlocks + 2; ++b) copy::async_or_zeros<16>(raw + b * 64, row + b * 64, is_there);
-  copy::commit();
-}
+/// A lane's chunks of a row, on their way to where its chunks of the last row are. An absent row is zeros.
+struct Copies {
+  std::uint8_t* to;
+  const std::uint8_t* from;
+  bool is_there;
+  __device__ Copies(std::uint8_t* raw, const std::uint8_t* row, const Feeder& feeder)
+      : to(raw), from(row + feeder.raw_at()), is_there(row != nullptr) {}
+  /// Starts the copy of the next chunk.
+  __device__ __forceinline__ void start() {
+    copy::async_or_zeros<16>(to, from, is_there);
+    to += 64;
+    from += 64;
+  }
+};
 
 /// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above
 /// kLargestCode are more than bf16 holds and go the slow way.
@@ -129,11 +135,12 @@ __device__ __forceinline__ void store_block(std::uint8_t* block, int at, const s
   *reinterpret_cast<uint4*>(block + (at ^ 16)) = uint4{w[4], w[5], w[6], w[7]};
 }
 
-/// A lane's chunks of a row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
-__device__ __noinline__ void dequantise_any(const std::uint8_t* raw, std::uint64_t scales, std::uint8_t* tile, int at) {
+/// A lane's chunks of a row with a NaN or a scale beyond bf16, from the cache once more. Rare: out of the way of the common
+/// path.
+__device__ __noinline__ void dequantise_any(const std::uint8_t* codes, std::uint64_t scales, std::uint8_t* tile, int at) {
 #pragma unroll 1
-  for (int b = 0; b < Feeder::kCodeBlocks; ++b, raw += 64, tile += kTileSlabBytes, scales >>= 8) {
-    const auto* words = reinterpret_cast<const std::uint32_t*>(raw);
+  for (int b = 0; b < Feeder::kCodeBlocks; ++b, codes += 64, tile += kTileSlabBytes, scales >>= 8) {
+    const auto* words = reinterpret_cast<const std::uint32_t*>(codes);
     const std::uint32_t scale = static_cast<std::uint32_t>(scales) & 0xff;
     std::uint32_t w[8];
 #pragma unroll
@@ -145,10 +152,11 @@ __device__ __noinline__ void dequantise_any(const std::uint8_t* raw, std::uint64
   }
 }
 
-/// A lane's chunks of a row, from where they were copied to into a tile. A loop, not unrolled: its code stays in the
-/// smallest instruction cache, and a chunk is asked for while the one before it is worked on.
-__device__ __forceinline__ void dequantise(const Feeder& feeder, const std::uint8_t* raw, uint4 chunk, std::uint64_t scales,
-                                           std::uint8_t* tile) {
+/// A lane's chunks of a row, from where they were copied to into a tile; as each is taken, the next row's takes its place.
+/// A loop, not unrolled: its code stays in the smallest instruction cache, and a chunk is asked for while the one before it
+/// is worked on. True if the row needs dequantise_any.
+__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, uint4 chunk, std::uint64_t scales,
+                                           Copies& copies, std::uint8_t* tile) {
   const auto next_chunk = [&](int b) { return *reinterpret_cast<const uint4*>(raw + b * 64); };
   std::uint32_t largest = 0;  // magnitudes of two codes
   std::uint8_t* block = tile;
@@ -166,13 +174,17 @@ __device__ __forceinline__ void dequantise(const Feeder& feeder, const std::uint
       w[2 * i + 1] = four.y;
     }
     store_block(block, feeder.codes_at, w);
+    copies.start();
   }
+  const uint4 last = next_chunk(Feeder::kCodeBlocks + 1);
   *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = chunk;
-  *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = next_chunk(Feeder::kCodeBlocks + 1);
+  *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = last;
+  copies.start();
+  copies.start();
+  copy::commit();
   // The pad byte behind the scales can only cost time.
-  const bool is_rare = (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0 ||
-                       (has_large_code(static_cast<std::uint32_t>(scales)) | has_large_code(scales >> 32)) != 0;
-  if (is_rare) dequantise_any(raw, scales, tile, feeder.codes_at);
+  return (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0 ||
+         (has_large_code(static_cast<std::uint32_t>(scales)) | has_large_code(scales >> 32)) != 0;
 }
 
 /// The work of warp `warp` (0..3) of feeding group `group` on one unit; `base` is the number of tiles before it.
@@ -184,7 +196,12 @@ __device__ __forceinline__ void feed_unit(const Launch& launch, Shared& shared, 
   std::uint8_t* const raw = shared.raw[group * kFeedWarps + warp] + feeder.row * kRowBytes + feeder.raw_at();
   Lookup lookup(launch, shared.found[group * kFeedWarps + warp], range.first_row + first * kTileRows + warp * kFeedRows,
                 range.end_row);
-  copy_row(raw, lookup.row(0, feeder.row), feeder);
+  {
+    Copies copies(raw, lookup.row(0, feeder.row), feeder);
+#pragma unroll
+    for (int b = 0; b < Feeder::kCodeBlocks + 2; ++b) copies.start();
+    copy::commit();
+  }
 #pragma unroll 1
   for (int turn = 0; turn < turns; ++turn) {
     const int tile = base + first + 2 * turn, slot = tile % kTiles;
@@ -193,13 +210,15 @@ __device__ __forceinline__ void feed_unit(const Launch& launch, Shared& shared, 
     const uint4 chunk = *reinterpret_cast<const uint4*>(raw);
     const std::uint64_t scales = lookup.scales(turn, feeder.row);
     barrier::wait(&shared.tile_empty[slot], (tile / kTiles & 1) ^ 1);
-    dequantise(feeder, raw, chunk, scales, shared.tiles[slot]);
+    Copies copies(raw, turn + 1 < turns ? lookup.row(turn + 1, feeder.row) : nullptr, feeder);
+    if (dequantise(feeder, raw, chunk, scales, copies, shared.tiles[slot])) {
+      dequantise_any(lookup.row(turn, feeder.row) + feeder.raw_at(), scales, shared.tiles[slot], feeder.codes_at);
+    }
     if (is_first_lane)
       reinterpret_cast<std::uint8_t*>(&shared.present[slot])[warp] = static_cast<std::uint8_t>(lookup.present(turn));
     // What makes the stores visible to the tensor cores is up to the math groups.
     __syncwarp();
     if (is_first_lane) barrier::arrive(&shared.tile_full[slot]);
-    if (turn + 1 < turns) copy_row(raw, lookup.row(turn + 1, feeder.row), feeder);
   }
 }
 
