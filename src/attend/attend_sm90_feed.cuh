@@ -33,17 +33,19 @@ struct Feeder {
 /// for. Everything that is known lies in shared memory: registers are for rows.
 class Lookup {
  public:
-  /// `first` is the warp's first row of the group's first tile, counted in the unit's rows.
-  __device__ Lookup(const Launch& launch, Found& found, int first, int end)
-      : launch_(launch), found_(found), first_(first), end_(end) {
-    ask_for_number(Rows(launch, found.walks), 0);
-    copy::wait<0>();
-    find(0);
+  __device__ Lookup(const Launch& launch, Found& found, int parity, int first, int end)
+      : launch_(launch), found_(found), walks_(found.walks[parity]), first_(first), end_(end) {}
+
+  /// Asks for what a unit begins with. It may come while the unit before is worked on.
+  __device__ __forceinline__ void prepare() const { ask_for_numbers(found_.first_numbers, 0); }
+  /// To be called when that has come.
+  __device__ __forceinline__ void begin() {
+    find(0, found_.first_numbers);
     __syncwarp();
   }
   /// To be called when the copies of the group's tile `turn` have come: then the rows of the next turn are known.
   __device__ __forceinline__ void reach(int turn) {
-    if (turn % kBatch == 1) find(turn / kBatch + 1);
+    if (turn % kBatch == 1) find(turn / kBatch + 1, found_.numbers);
     __syncwarp();
   }
   __device__ __forceinline__ const std::uint8_t* row(int turn, int row_of_warp) const {
@@ -66,27 +68,27 @@ class Lookup {
     const int lane = threadIdx.x % 32;
     return first_ + (batch * kBatch + lane / kFeedRows) * 2 * kTileRows + lane % kFeedRows;
   }
-  __device__ __forceinline__ void ask_for_number(const Rows& rows, int batch) {
+  __device__ __forceinline__ void ask_for_numbers(std::int32_t (&numbers)[32], int batch) const {
     const int i = row_of(batch);
-    if (i < end_) copy::async<4>(&found_.numbers[threadIdx.x % 32], rows.number_at(i));
+    if (i < end_) copy::async<4>(&numbers[threadIdx.x % 32], Rows(launch_, walks_).number_at(i));
     copy::commit();
   }
-  __device__ __forceinline__ void find(int batch) {
+  __device__ __forceinline__ void find(int batch, const std::int32_t (&numbers)[32]) {
     const int lane = threadIdx.x % 32, i = row_of(batch);
-    const Rows rows(launch_, found_.walks);
     RowAddress at{nullptr, nullptr};
-    if (i < end_) at = rows.address(i, found_.numbers[lane]);
+    if (i < end_) at = Rows(launch_, walks_).address(i, numbers[lane]);
     const bool is_there = at.row != nullptr;
     const std::uint32_t present = __ballot_sync(kAllLanes, is_there);
     if (lane == 0) found_.present[batch % 2] = present;
     found_.rows[batch % 2][lane] = reinterpret_cast<const std::uint8_t*>(at.row);
     copy::async_or_zeros<8>(&found_.scales[batch % 2][lane], at.scales, is_there);
-    ask_for_number(rows, batch + 1);
+    ask_for_numbers(found_.numbers, batch + 1);
   }
 
   const Launch& launch_;
   Found& found_;
-  const int first_, end_;
+  const Rows::Walks& walks_;
+  const int first_, end_;  ///< the warp's first row of the group's first tile, and the unit's end
 };
 
 /// A lane's chunks of a row, on their way to where its chunks of the last row are. An absent row is zeros.
@@ -187,55 +189,77 @@ __device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint
          (has_large_code(static_cast<std::uint32_t>(scales)) | has_large_code(scales >> 32)) != 0;
 }
 
-/// The work of warp `warp` (0..3) of feeding group `group` on one unit; `base` is the number of tiles before it.
-__device__ __forceinline__ void feed_unit(const Launch& launch, Shared& shared, const Range& range, int base,
-                                          const Feeder& feeder, int group, int warp) {
-  const bool is_first_lane = threadIdx.x % 32 == 0;
-  const int first = (group ^ base) & 1, turns = (range.tiles - first + 1) / 2;  // tiles of the group's
-  if (turns <= 0) return;
-  std::uint8_t* const raw = shared.raw[group * kFeedWarps + warp] + feeder.row * kRowBytes + feeder.raw_at();
-  Lookup lookup(launch, shared.found[group * kFeedWarps + warp], range.first_row + first * kTileRows + warp * kFeedRows,
-                range.end_row);
-  {
-    Copies copies(raw, lookup.row(0, feeder.row), feeder);
-#pragma unroll
-    for (int b = 0; b < Feeder::kCodeBlocks + 2; ++b) copies.start();
-    copy::commit();
-  }
-#pragma unroll 1
-  for (int turn = 0; turn < turns; ++turn) {
-    const int tile = base + first + 2 * turn, slot = tile % kTiles;
-    copy::wait<0>();
-    lookup.reach(turn);
-    const uint4 chunk = *reinterpret_cast<const uint4*>(raw);
-    const std::uint64_t scales = lookup.scales(turn, feeder.row);
-    barrier::wait(&shared.tile_empty[slot], (tile / kTiles & 1) ^ 1);
-    Copies copies(raw, turn + 1 < turns ? lookup.row(turn + 1, feeder.row) : nullptr, feeder);
-    if (dequantise(feeder, raw, chunk, scales, copies, shared.tiles[slot])) {
-      dequantise_any(lookup.row(turn, feeder.row) + feeder.raw_at(), scales, shared.tiles[slot], feeder.codes_at);
-    }
-    if (is_first_lane)
-      reinterpret_cast<std::uint8_t*>(&shared.present[slot])[warp] = static_cast<std::uint8_t>(lookup.present(turn));
-    // What makes the stores visible to the tensor cores is up to the math groups.
-    __syncwarp();
-    if (is_first_lane) barrier::arrive(&shared.tile_full[slot]);
-  }
-}
+/// The work of warp `warp` (0..3) of feeding group `group`.
+class Feed {
+ public:
+  __device__ Feed(const Launch& launch, Shared& shared, int group, int warp)
+      : launch_(launch), shared_(shared), found_(shared.found[group * kFeedWarps + warp]), feeder_(warp), group_(group), warp_(warp),
+        raw_(shared.raw[group * kFeedWarps + warp] + feeder_.row * kRowBytes + feeder_.raw_at()) {}
 
-__device__ __forceinline__ void feed(const Launch& launch, Shared& shared, int group, int warp) {
-  const Feeder feeder(warp);
-  Found& found = shared.found[group * kFeedWarps + warp];
-  int base = 0;
+  __device__ __forceinline__ void run() {
+    int base = 0, parity = 0;
+    prepare(blockIdx.x, base, parity);
 #pragma unroll 1
-  for (std::int64_t number = blockIdx.x; number < launch.units; number += gridDim.x) {
-    const Rows rows(launch, Unit(launch, number).t);
-    const Range range(launch, rows);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) found.walks = rows.walks();
-    __syncwarp();
-    feed_unit(launch, shared, range, base, feeder, group, warp);
-    base += range.tiles;
+    for (std::int64_t number = blockIdx.x; number < launch_.units; number += gridDim.x, parity ^= 1) {
+      const Range range(launch_, Rows(launch_, found_.walks[parity]));
+      run_unit(number, range, base, parity);
+      base += range.tiles;
+    }
   }
-}
+
+ private:
+  /// Which of a unit's tiles is the group's first; `base` is the number of tiles before the unit.
+  __device__ int first_of(int base) const { return (group_ ^ base) & 1; }
+  __device__ __forceinline__ Lookup lookup_of(const Range& range, int base, int parity) const {
+    return Lookup(launch_, found_, parity, range.first_row + first_of(base) * kTileRows + warp_ * kFeedRows, range.end_row);
+  }
+  __device__ __forceinline__ void prepare(std::int64_t number, int base, int parity) {
+    const Rows rows(launch_, Unit(launch_, number).t);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) found_.walks[parity] = rows.walks();
+    __syncwarp();
+    lookup_of(Range(launch_, rows), base, parity).prepare();
+  }
+
+  __device__ __forceinline__ void run_unit(std::int64_t number, const Range& range, int base, int parity) {
+    const bool is_first_lane = threadIdx.x % 32 == 0;
+    const int first = first_of(base), turns = (range.tiles - first + 1) / 2;  // tiles of the group's
+    copy::wait<0>();
+    Lookup lookup = lookup_of(range, base, parity);
+    lookup.begin();
+    if (turns > 0) {
+      Copies copies(raw_, lookup.row(0, feeder_.row), feeder_);
+#pragma unroll
+      for (int b = 0; b < Feeder::kCodeBlocks + 2; ++b) copies.start();
+    }
+    copy::commit();
+    if (number + gridDim.x < launch_.units) prepare(number + gridDim.x, base + range.tiles, parity ^ 1);
+#pragma unroll 1
+    for (int turn = 0; turn < turns; ++turn) {
+      const int tile = base + first + 2 * turn, slot = tile % kTiles;
+      copy::wait<0>();
+      lookup.reach(turn);
+      const uint4 chunk = *reinterpret_cast<const uint4*>(raw_);
+      const std::uint64_t scales = lookup.scales(turn, feeder_.row);
+      Copies copies(raw_, turn + 1 < turns ? lookup.row(turn + 1, feeder_.row) : nullptr, feeder_);
+      std::uint8_t* const to = shared_.tiles[slot];
+      barrier::wait(&shared_.tile_empty[slot], (tile / kTiles & 1) ^ 1);
+      if (dequantise(feeder_, raw_, chunk, scales, copies, to))
+        dequantise_any(lookup.row(turn, feeder_.row) + feeder_.raw_at(), scales, to, feeder_.codes_at);
+      if (is_first_lane)
+        reinterpret_cast<std::uint8_t*>(&shared_.present[slot])[warp_] = static_cast<std::uint8_t>(lookup.present(turn));
+      // What makes the stores visible to the tensor cores is up to the math groups.
+      __syncwarp();
+      if (is_first_lane) barrier::arrive(&shared_.tile_full[slot]);
+    }
+  }
+
+  const Launch& launch_;
+  Shared& shared_;
+  Found& found_;
+  const Feeder feeder_;
+  const int group_, warp_;
+  std::uint8_t* const raw_;  ///< where the lane's chunks of a row under way are
+};
 
 }  // namespace fathom::attend_sm90_kernel

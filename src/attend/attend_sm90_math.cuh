@@ -11,6 +11,7 @@ namespace fathom::attend_sm90_kernel {
 constexpr int kQueryChunks = kDim / 8, kQueryStep = 2 * kGroup / kQueryChunks, kQueriesOfThread = kHeads / kQueryStep;
 struct Queries {
   uint4 chunks[kQueriesOfThread];
+  float sink;  ///< of head threadIdx.x
 };
 __device__ __forceinline__ void fetch_queries(const Launch& launch, const Unit& unit, Queries& queries) {
   const TensorView& q = launch.args.q;
@@ -24,6 +25,7 @@ __device__ __forceinline__ void fetch_queries(const Launch& launch, const Unit& 
       queries.chunks[i] = *reinterpret_cast<const uint4*>(from + i * kQueryStep * q.strides[1]);
     }
   }
+  queries.sink = static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
 }
 __device__ __forceinline__ void keep_queries(Shared& shared, const Queries& queries) {
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
@@ -33,6 +35,7 @@ __device__ __forceinline__ void keep_queries(Shared& shared, const Queries& quer
     *reinterpret_cast<uint4*>(shared.q + chunk / 8 * kQuerySlabBytes + wgmma::chunk_at(h, chunk % 8)) =
         in_tile_order(queries.chunks[i], chunk);
   }
+  if (threadIdx.x < kHeads) shared.sinks[threadIdx.x] = queries.sink;
   barrier::publish_to_tensor_cores();
 }
 

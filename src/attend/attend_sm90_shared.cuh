@@ -40,8 +40,9 @@ struct alignas(16) Found {
   const std::uint8_t* rows[2][32];  ///< null = absent
   std::uint64_t scales[2][32];  ///< codes, a byte for each block of 64 elements
   std::int32_t numbers[32];  ///< slots or pages of the rows to be looked up next
+  std::int32_t first_numbers[32];  ///< of the first rows of the next unit
   std::uint32_t present[2];  ///< a bit for each row
-  Rows::Walks walks;
+  Rows::Walks walks[2];  ///< of every second unit
 };
 
 struct alignas(1024) Shared {
