@@ -70,10 +70,14 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
   Unit unit(launch, blockIdx.x);
   Queries queries;
   fetch_queries(launch, unit, queries);
-  int base = 0, tiles = Range(launch, Rows(launch, unit.t)).tiles, parity = 0;
+  int base = 0, tiles = Range(launch, Rows(launch, unit.t)).tiles;
 #pragma unroll 1
   while (true) {
     keep_queries(shared, queries);
+    if (threadIdx.x < kHeads) {
+      shared.sinks[threadIdx.x] =
+          static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
+    }
     barrier::sync<1, 2 * kGroup>();
     HeadPair heads;
     float out[2][64];
@@ -89,11 +93,8 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
     if (next >= launch.units) break;
     const Unit after(launch, next);
     fetch_queries(launch, after, queries);
-    // Who fed the unit's first tile knew the next unit's rows by then.
-    parity ^= 1;
-    const Rows rows = tiles > 0 ? Rows(launch, shared.found[(base & 1) * kFeedWarps].walks[parity]) : Rows(launch, after.t);
     base += tiles;
-    tiles = Range(launch, rows).tiles;
+    tiles = Range(launch, Rows(launch, after.t)).tiles;
     barrier::sync<1, 2 * kGroup>();
     send_results(launch, shared, unit);
     unit = after;
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   __syncthreads();
   if (role >= 2) {
     barrier::give_registers<64>();
-    Feed(launch, shared, role - 2, warp % (kGroup / 32)).run();
+    feed(launch, shared, warp - 2 * kGroup / 32);
   } else {
     barrier::take_registers<192>();
     calculate(launch, shared, role);

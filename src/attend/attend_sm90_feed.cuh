@@ -1,51 +1,51 @@
-// attend on Hopper: the two feeding groups. They take tiles in turns; each of a group's four warps brings eight of a
-// tile's 32 rows: looks them up, copies them raw, 584 bytes each, into shared memory (cp.async, some 37 KB under way in
-// all), takes them into registers, and when the tile's slot is free turns them into bf16 rows of the tile, swizzled for the
-// tensor cores. A lane reads only what it copied itself.
+// attend on Hopper: the feeding warps. Each brings four of a tile's 32 rows: looks them up, copies them raw, 584 bytes
+// each, into its part of a ring (cp.async, some 37 KB under way in all), and turns them into bf16 rows of the tile,
+// swizzled for the tensor cores. A lane reads only what it copied itself, so that the ring needs no barrier.
 #pragma once
 
 #include "attend/attend_sm90_shared.cuh"
 
 namespace fathom::attend_sm90_kernel {
 
-/// What a lane has of its warp's eight rows: a row has four lanes, and each of them a 16-byte chunk of every block of 64
-/// codes, and two chunks of the rotary block, 128 bytes of bf16.
+/// What a lane has of its warp's four rows. Eight lanes share two rows; of each they have every second block of 64
+/// elements, a 16-byte chunk of it each. Neighbouring rows are rotated differently in a tile, so that the eight lanes'
+/// stores meet eight different places. The last block is rotary: 128 bytes of bf16, two chunks a lane.
 struct Feeder {
-  static constexpr int kCodeBlocks = 7;
+  static constexpr int kSteps = 4;  ///< blocks of a lane
   int row;   ///< of the warp's
+  int odd;   ///< blocks odd, odd + 2, odd + 4, odd + 6
   int part;  ///< which 16 bytes of a block of codes
   // Bytes from the tile's start.
-  int codes_at;   ///< of the first half of chunk `part` widened, in block 0; the second half lies at ^ 16
-  int rotary_at;  ///< of the lane's first rotary chunk; the second lies at ^ 64
+  int codes_at;   ///< of the first half of chunk `part` widened, in the lane's first block; the second half lies at ^ 16
+  int rotary_at;  ///< of rotary chunk `part`; chunk part + 4 lies at ^ 64
 
   __device__ explicit Feeder(int warp) {
     const int lane = threadIdx.x % 32;
-    row = lane / 4;
+    row = (lane / 8 % 2) * 2 + lane / 4 % 2;
+    odd = lane / 16;
     part = lane % 4;
-    codes_at = wgmma::chunk_at(warp * kFeedRows + row, 2 * part);
-    rotary_at = kCodeBlocks * kTileSlabBytes + wgmma::chunk_at(warp * kFeedRows + row, part);
+    const int row_of_tile = warp * kFeedRows + row;
+    codes_at = odd * kTileSlabBytes + wgmma::chunk_at(row_of_tile, 2 * part);
+    rotary_at = 7 * kTileSlabBytes + wgmma::chunk_at(row_of_tile, part);
   }
-  /// Bytes from a raw row's start of the lane's first chunk; the next are 64 further each, the last two rotary.
-  __device__ int raw_at() const { return part * 16; }
+  /// Bytes from a raw row's start of the lane's chunk in its first block; its next is 128 further.
+  __device__ int raw_at() const { return odd * 64 + part * 16; }
 };
 
-/// Looks rows up for a whole warp, a lane each, for four of the group's tiles at a time and some tiles before they are asked
-/// for. Everything that is known lies in shared memory: registers are for rows.
+/// Looks rows up for a whole warp, a lane each, for eight tiles at a time and some tiles before they are asked for. Everything that is known lies in shared memory: registers are for rows.
 class Lookup {
  public:
-  __device__ Lookup(const Launch& launch, Found& found, int parity, int first, int end)
-      : launch_(launch), found_(found), walks_(found.walks[parity]), first_(first), end_(end) {}
-
-  /// Asks for what a unit begins with. It may come while the unit before is worked on.
-  __device__ __forceinline__ void prepare() const { ask_for_numbers(found_.first_numbers, 0); }
-  /// To be called when that has come.
-  __device__ __forceinline__ void begin() {
-    find(0, found_.first_numbers);
+  __device__ Lookup(const Launch& launch, Found& found, const Range& range, int warp)
+      : launch_(launch), found_(found), first_(range.first_row + warp * kFeedRows), end_(range.end_row) {
+    ask_for_numbers(Rows(launch, found.walks), 0);
+    copy::commit();
+    copy::wait<0>();
+    find(0);
     __syncwarp();
   }
-  /// To be called when the copies of the group's tile `turn` have come: then the rows of the next turn are known.
+  /// To be called when the copies of tile `turn` have come: then the rows of the tiles under way are known.
   __device__ __forceinline__ void reach(int turn) {
-    if (turn % kBatch == 1) find(turn / kBatch + 1, found_.numbers);
+    if (turn % kBatch == 1) find(turn / kBatch + 1);
     __syncwarp();
   }
   __device__ __forceinline__ const std::uint8_t* row(int turn, int row_of_warp) const {
@@ -66,45 +66,39 @@ class Lookup {
   /// The lane's row in a batch.
   __device__ __forceinline__ int row_of(int batch) const {
     const int lane = threadIdx.x % 32;
-    return first_ + (batch * kBatch + lane / kFeedRows) * 2 * kTileRows + lane % kFeedRows;
+    return first_ + (batch * kBatch + lane / kFeedRows) * kTileRows + lane % kFeedRows;
   }
-  __device__ __forceinline__ void ask_for_numbers(std::int32_t (&numbers)[32], int batch) const {
+  // Its copies, and find's, are of the group that is committed next.
+  __device__ __forceinline__ void ask_for_numbers(const Rows& rows, int batch) {
     const int i = row_of(batch);
-    if (i < end_) copy::async<4>(&numbers[threadIdx.x % 32], Rows(launch_, walks_).number_at(i));
-    copy::commit();
+    if (i < end_) copy::async<4>(&found_.numbers[threadIdx.x % 32], rows.number_at(i));
   }
-  __device__ __forceinline__ void find(int batch, const std::int32_t (&numbers)[32]) {
+  __device__ __forceinline__ void find(int batch) {
     const int lane = threadIdx.x % 32, i = row_of(batch);
+    const Rows rows(launch_, found_.walks);
     RowAddress at{nullptr, nullptr};
-    if (i < end_) at = Rows(launch_, walks_).address(i, numbers[lane]);
+    if (i < end_) at = rows.address(i, found_.numbers[lane]);
     const bool is_there = at.row != nullptr;
     const std::uint32_t present = __ballot_sync(kAllLanes, is_there);
     if (lane == 0) found_.present[batch % 2] = present;
     found_.rows[batch % 2][lane] = reinterpret_cast<const std::uint8_t*>(at.row);
     copy::async_or_zeros<8>(&found_.scales[batch % 2][lane], at.scales, is_there);
-    ask_for_numbers(found_.numbers, batch + 1);
+    ask_for_numbers(rows, batch + 1);
   }
 
   const Launch& launch_;
   Found& found_;
-  const Rows::Walks& walks_;
-  const int first_, end_;  ///< the warp's first row of the group's first tile, and the unit's end
+  const int first_, end_;
 };
 
-/// A lane's chunks of a row, on their way to where its chunks of the last row are. An absent row is zeros.
-struct Copies {
-  std::uint8_t* to;
-  const std::uint8_t* from;
-  bool is_there;
-  __device__ Copies(std::uint8_t* raw, const std::uint8_t* row, const Feeder& feeder)
-      : to(raw), from(row + feeder.raw_at()), is_there(row != nullptr) {}
-  /// Starts the copy of the next chunk.
-  __device__ __forceinline__ void start() {
-    copy::async_or_zeros<16>(to, from, is_there);
-    to += 64;
-    from += 64;
-  }
-};
+/// Starts the copies of this lane's chunks of a row. An absent row is zeros.
+__device__ __forceinline__ void copy_chunks(std::uint8_t* raw, const std::uint8_t* row, const Feeder& feeder) {
+  const bool is_there = row != nullptr;
+  row += feeder.raw_at();
+#pragma unroll
+  for (int c = 0; c < Feeder::kSteps; ++c) copy::async_or_zeros<16>(raw + c * 128, row + c * 128, is_there);
+  if (feeder.odd) copy::async_or_zeros<16>(raw + 3 * 128 + 64, row + 3 * 128 + 64, is_there);
+}
 
 /// 2^(code - 7) twice as bf16: turns a placed code (value * 2^-120) into value * 2^(code - 127). Codes above
 /// kLargestCode are more than bf16 holds and go the slow way.
@@ -137,12 +131,12 @@ __device__ __forceinline__ void store_block(std::uint8_t* block, int at, const s
   *reinterpret_cast<uint4*>(block + (at ^ 16)) = uint4{w[4], w[5], w[6], w[7]};
 }
 
-/// A lane's chunks of a row with a NaN or a scale beyond bf16, from the cache once more. Rare: out of the way of the common
-/// path.
-__device__ __noinline__ void dequantise_any(const std::uint8_t* codes, std::uint64_t scales, std::uint8_t* tile, int at) {
+/// A lane's chunks of a row with a NaN or a scale beyond bf16. Rare: out of the way of the common path.
+__device__ __noinline__ void dequantise_any(const std::uint8_t* raw, std::uint64_t scales, std::uint8_t* block, int at,
+                                            int blocks) {
 #pragma unroll 1
-  for (int b = 0; b < Feeder::kCodeBlocks; ++b, codes += 64, tile += kTileSlabBytes, scales >>= 8) {
-    const auto* words = reinterpret_cast<const std::uint32_t*>(codes);
+  for (int c = 0; c < blocks; ++c, raw += 128, block += 2 * kTileSlabBytes, scales >>= 16) {
+    const auto* words = reinterpret_cast<const std::uint32_t*>(raw);
     const std::uint32_t scale = static_cast<std::uint32_t>(scales) & 0xff;
     std::uint32_t w[8];
 #pragma unroll
@@ -150,116 +144,98 @@ __device__ __noinline__ void dequantise_any(const std::uint8_t* codes, std::uint
       w[2 * i] = widen_any(words[i], words[i] >> 16, scale);
       w[2 * i + 1] = widen_any(words[i] >> 8, words[i] >> 24, scale);
     }
-    store_block(tile, at, w);
+    store_block(block, at, w);
   }
 }
 
-/// A lane's chunks of a row, from where they were copied to into a tile; as each is taken, the next row's takes its place.
-/// A loop, not unrolled: its code stays in the smallest instruction cache, and a chunk is asked for while the one before it
-/// is worked on. True if the row needs dequantise_any.
-__device__ __forceinline__ bool dequantise(const Feeder& feeder, const std::uint8_t* raw, uint4 chunk, std::uint64_t scales,
-                                           Copies& copies, std::uint8_t* tile) {
-  const auto next_chunk = [&](int b) { return *reinterpret_cast<const uint4*>(raw + b * 64); };
+/// A chunk of codes widened into its block.
+__device__ __forceinline__ void widen_chunk(const uint4& chunk, std::uint32_t code, std::uint8_t* block, int at,
+                                            std::uint32_t& largest) {
+  const std::uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w}, factor = factor_of(code);
+  std::uint32_t w[8];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint2 four = widen(words[i], factor, largest);
+    w[2 * i] = four.x;
+    w[2 * i + 1] = four.y;
+  }
+  store_block(block, at, w);
+}
+
+/// A lane's chunks of a row, from the ring into a tile; `chunk` is the first. A loop, not unrolled: its code stays in the
+/// smallest instruction cache, and a chunk is asked for while the one before it is worked on.
+__device__ __forceinline__ void dequantise(const Feeder& feeder, const std::uint8_t* raw, uint4 chunk, std::uint64_t scales,
+                                           std::uint8_t* tile) {
+  const std::uint64_t mine = scales >> 8 * feeder.odd;  // the lane's codes are every second
+  std::uint64_t codes = mine;
   std::uint32_t largest = 0;  // magnitudes of two codes
   std::uint8_t* block = tile;
-  std::uint64_t codes = scales;
+  const std::uint8_t* from = raw;
 #pragma unroll 1
-  for (int b = 1; b <= Feeder::kCodeBlocks; ++b, block += kTileSlabBytes, codes >>= 8) {
-    const std::uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w},
-                        factor = factor_of(static_cast<std::uint32_t>(codes) & 0xff);
-    chunk = next_chunk(b);
-    std::uint32_t w[8];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint2 four = widen(words[i], factor, largest);
-      w[2 * i] = four.x;
-      w[2 * i + 1] = four.y;
-    }
-    store_block(block, feeder.codes_at, w);
-    copies.start();
+  for (int c = 1; c < Feeder::kSteps; ++c, block += 2 * kTileSlabBytes, codes >>= 16) {
+    from += 128;
+    const uint4 now = chunk;
+    chunk = *reinterpret_cast<const uint4*>(from);
+    widen_chunk(now, static_cast<std::uint32_t>(codes) & 0xff, block, feeder.codes_at, largest);
   }
-  const uint4 last = next_chunk(Feeder::kCodeBlocks + 1);
-  *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = chunk;
-  *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = last;
-  copies.start();
-  copies.start();
-  copy::commit();
+  if (feeder.odd == 0) {
+    widen_chunk(chunk, static_cast<std::uint32_t>(codes) & 0xff, block, feeder.codes_at, largest);
+  } else {
+    *reinterpret_cast<uint4*>(tile + feeder.rotary_at) = chunk;
+    *reinterpret_cast<uint4*>(tile + (feeder.rotary_at ^ 64)) = *reinterpret_cast<const uint4*>(from + 64);
+  }
   // The pad byte behind the scales can only cost time.
-  return (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0 ||
-         (has_large_code(static_cast<std::uint32_t>(scales)) | has_large_code(scales >> 32)) != 0;
+  const bool is_rare = (largest & 0xffff) == 0x07f0 || largest >> 16 == 0x07f0 ||
+                       (has_large_code(static_cast<std::uint32_t>(scales)) | has_large_code(scales >> 32)) != 0;
+  if (is_rare) dequantise_any(raw, mine, tile, feeder.codes_at, Feeder::kSteps - feeder.odd);
 }
 
-/// The work of warp `warp` (0..3) of feeding group `group`.
-class Feed {
- public:
-  __device__ Feed(const Launch& launch, Shared& shared, int group, int warp)
-      : launch_(launch), shared_(shared), found_(shared.found[group * kFeedWarps + warp]), feeder_(warp), group_(group), warp_(warp),
-        raw_(shared.raw[group * kFeedWarps + warp] + feeder_.row * kRowBytes + feeder_.raw_at()) {}
-
-  __device__ __forceinline__ void run() {
-    int base = 0, parity = 0;
-    prepare(blockIdx.x, base, parity);
-#pragma unroll 1
-    for (std::int64_t number = blockIdx.x; number < launch_.units; number += gridDim.x, parity ^= 1) {
-      const Range range(launch_, Rows(launch_, found_.walks[parity]));
-      run_unit(number, range, base, parity);
-      base += range.tiles;
-    }
-  }
-
- private:
-  /// Which of a unit's tiles is the group's first; `base` is the number of tiles before the unit.
-  __device__ int first_of(int base) const { return (group_ ^ base) & 1; }
-  __device__ __forceinline__ Lookup lookup_of(const Range& range, int base, int parity) const {
-    return Lookup(launch_, found_, parity, range.first_row + first_of(base) * kTileRows + warp_ * kFeedRows, range.end_row);
-  }
-  __device__ __forceinline__ void prepare(std::int64_t number, int base, int parity) {
-    const Rows rows(launch_, Unit(launch_, number).t);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) found_.walks[parity] = rows.walks();
-    __syncwarp();
-    lookup_of(Range(launch_, rows), base, parity).prepare();
-  }
-
-  __device__ __forceinline__ void run_unit(std::int64_t number, const Range& range, int base, int parity) {
-    const bool is_first_lane = threadIdx.x % 32 == 0;
-    const int first = first_of(base), turns = (range.tiles - first + 1) / 2;  // tiles of the group's
-    copy::wait<0>();
-    Lookup lookup = lookup_of(range, base, parity);
-    lookup.begin();
-    if (turns > 0) {
-      Copies copies(raw_, lookup.row(0, feeder_.row), feeder_);
+/// The work of feeding warp `warp` (0..7) on one unit; `base` is the number of tiles before it.
+__device__ __forceinline__ void feed_unit(const Launch& launch, Shared& shared, const Range& range, int base,
+                                          const Feeder& feeder, int warp) {
+  const bool is_first_lane = threadIdx.x % 32 == 0;
+  const int at = feeder.row * kRowBytes + feeder.raw_at();
+  Lookup lookup(launch, shared.found[warp], range, warp);
 #pragma unroll
-      for (int b = 0; b < Feeder::kCodeBlocks + 2; ++b) copies.start();
-    }
+  for (int i = 0; i < kAhead; ++i) {
+    copy_chunks(shared.raw[warp][i] + at, lookup.row(i, feeder.row), feeder);
     copy::commit();
-    if (number + gridDim.x < launch_.units) prepare(number + gridDim.x, base + range.tiles, parity ^ 1);
-#pragma unroll 1
-    for (int turn = 0; turn < turns; ++turn) {
-      const int tile = base + first + 2 * turn, slot = tile % kTiles;
-      copy::wait<0>();
-      lookup.reach(turn);
-      const uint4 chunk = *reinterpret_cast<const uint4*>(raw_);
-      const std::uint64_t scales = lookup.scales(turn, feeder_.row);
-      Copies copies(raw_, turn + 1 < turns ? lookup.row(turn + 1, feeder_.row) : nullptr, feeder_);
-      std::uint8_t* const to = shared_.tiles[slot];
-      barrier::wait(&shared_.tile_empty[slot], (tile / kTiles & 1) ^ 1);
-      if (dequantise(feeder_, raw_, chunk, scales, copies, to))
-        dequantise_any(lookup.row(turn, feeder_.row) + feeder_.raw_at(), scales, to, feeder_.codes_at);
-      if (is_first_lane)
-        reinterpret_cast<std::uint8_t*>(&shared_.present[slot])[warp_] = static_cast<std::uint8_t>(lookup.present(turn));
-      // What makes the stores visible to the tensor cores is up to the math groups.
-      __syncwarp();
-      if (is_first_lane) barrier::arrive(&shared_.tile_full[slot]);
-    }
   }
+#pragma unroll 1
+  for (int i = 0; i < range.tiles; ++i) {
+    const int tile = base + i, slot = tile % kTiles;
+    std::uint8_t* const raw = shared.raw[warp][i % kAhead] + at;
+    copy::wait<kAhead - 1>();
+    lookup.reach(i);
+    const uint4 chunk = *reinterpret_cast<const uint4*>(raw);
+    const std::uint64_t scales = lookup.scales(i, feeder.row);
+    barrier::wait(&shared.tile_empty[slot], (tile / kTiles & 1) ^ 1);
+    dequantise(feeder, raw, chunk, scales, shared.tiles[slot]);
+    if (is_first_lane) shared.present[slot][warp] = static_cast<std::uint8_t>(lookup.present(i));
+    // What makes the stores visible to the tensor cores is up to the math groups.
+    __syncwarp();
+    if (is_first_lane) barrier::arrive(&shared.tile_full[slot]);
+    copy_chunks(raw, lookup.row(i + kAhead, feeder.row), feeder);
+    copy::commit();
+  }
+}
 
-  const Launch& launch_;
-  Shared& shared_;
-  Found& found_;
-  const Feeder feeder_;
-  const int group_, warp_;
-  std::uint8_t* const raw_;  ///< where the lane's chunks of a row under way are
-};
+__device__ __forceinline__ void feed(const Launch& launch, Shared& shared, int warp) {
+  const Feeder feeder(warp);
+  Found& found = shared.found[warp];
+  int base = 0;
+#pragma unroll 1
+  for (std::int64_t number = blockIdx.x; number < launch.units; number += gridDim.x) {
+    const Rows rows(launch, Unit(launch, number).t);
+    const Range range(launch, rows);
+    copy::wait<0>();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) found.walks = rows.walks();
+    __syncwarp();
+    feed_unit(launch, shared, range, base, feeder, warp);
+    base += range.tiles;
+  }
+  copy::wait<0>();
+}
 
 }  // namespace fathom::attend_sm90_kernel

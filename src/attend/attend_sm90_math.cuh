@@ -11,7 +11,6 @@ namespace fathom::attend_sm90_kernel {
 constexpr int kQueryChunks = kDim / 8, kQueryStep = 2 * kGroup / kQueryChunks, kQueriesOfThread = kHeads / kQueryStep;
 struct Queries {
   uint4 chunks[kQueriesOfThread];
-  float sink;  ///< of head threadIdx.x
 };
 __device__ __forceinline__ void fetch_queries(const Launch& launch, const Unit& unit, Queries& queries) {
   const TensorView& q = launch.args.q;
@@ -25,7 +24,6 @@ __device__ __forceinline__ void fetch_queries(const Launch& launch, const Unit& 
       queries.chunks[i] = *reinterpret_cast<const uint4*>(from + i * kQueryStep * q.strides[1]);
     }
   }
-  queries.sink = static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
 }
 __device__ __forceinline__ void keep_queries(Shared& shared, const Queries& queries) {
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
@@ -35,8 +33,14 @@ __device__ __forceinline__ void keep_queries(Shared& shared, const Queries& quer
     *reinterpret_cast<uint4*>(shared.q + chunk / 8 * kQuerySlabBytes + wgmma::chunk_at(h, chunk % 8)) =
         in_tile_order(queries.chunks[i], chunk);
   }
-  if (threadIdx.x < kHeads) shared.sinks[threadIdx.x] = queries.sink;
   barrier::publish_to_tensor_cores();
+}
+
+/// A bit for each row of a tile that is there.
+__device__ __forceinline__ std::uint32_t present_rows(const Shared& shared, int slot) {
+  const uint2 fours = *reinterpret_cast<const uint2*>(shared.present[slot]);
+  const auto pack = [](std::uint32_t v) { return (v & 0xf) | (v >> 4 & 0xf0) | (v >> 8 & 0xf00) | (v >> 12 & 0xf000); };
+  return pack(fours.x) | pack(fours.y) << 16;
 }
 
 /// Zeros, and not before this point: the registers are the queries' until then.
@@ -151,23 +155,23 @@ __device__ __forceinline__ void soften(const float (&s)[16], const HeadPair& hea
     }
   }
 }
-/// Writes them down for the other group; `publish` is to follow.
-__device__ __forceinline__ void write_down(Shared& shared, int group, const Weights& weights, const HeadPair& heads) {
-  const int thread = threadIdx.x % kGroup, lane = thread % 32, first = thread / 32 * 16;
+/// Hands them to the other group.
+__device__ __forceinline__ void publish(Shared& shared, int group, const Weights& weights, const HeadPair& heads) {
+  const int thread = threadIdx.x % kGroup, lane = thread % 32, quad = lane % 4, first = thread / 32 * 16;
   const int place = wgmma::chunk_at(first + lane % 16, 4 * group + lane / 16);
 #pragma unroll
   for (int k = 0; k < kTileRows / 16; ++k) {
     const std::uint32_t(&w)[4] = weights.pairs[k];
     mma::store_matrix_x4(shared.weights + (place ^ k << 5), w[0], w[1], w[2], w[3]);
   }
-  if (lane % 4 != 0) return;
+  if (quad == 0) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) shared.base[group][first + lane / 4 + 8 * r] = heads.known[r];
-}
-__device__ __forceinline__ void publish(Shared& shared, int group) {
+    for (int r = 0; r < 2; ++r) shared.base[group][first + lane / 4 + 8 * r] = heads.known[r];
+  }
   barrier::publish_to_tensor_cores();
   __syncwarp();
-  if (threadIdx.x % 4 == 0) barrier::arrive(&shared.weights_full[group]);  // who wrote a base
+  if (quad == 0)
+    barrier::arrive(&shared.weights_full[group]);  // who wrote a base
 }
 
 /// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for
@@ -225,7 +229,7 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     if constexpr (kFollows) start_others(tile - 1);
     wgmma::wait<kFollows ? 1 : 0>();
     wgmma::hold(s);
-    find_base(shared.present[slot], scale_log2, s, heads);
+    find_base(present_rows(shared, slot), scale_log2, s, heads);
     if constexpr (kFollows) {  // as early as can be: the feeding warps wait for the slot
       end_values();
       release(tile - 1, true);
@@ -234,12 +238,11 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     soften(s, heads, weights);
     const float mine[2] = {heads.known[0], heads.known[1]};
     barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
-    write_down(shared, group, weights, heads);
+    publish(shared, group, weights, heads);
     turn_to<false>(mine, heads, out);
 #pragma unroll
     for (int r = 0; r < 2; ++r) heads.total[r] += weights.sum[r];
     start_own_values(shared, slot, group, weights, out);
-    publish(shared, group);  // its fence takes time, which the products hide
     end_values();
     release(tile, false);
   };
