@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   __syncthreads();
   if (role >= 2) {
     barrier::give_registers<64>();
-    feed(launch, shared, warp - 2 * kGroup / 32);
+    feed(launch, shared, role - 2, warp % (kGroup / 32));
   } else {
     barrier::take_registers<192>();
     calculate(launch, shared, role);

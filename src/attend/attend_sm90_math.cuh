@@ -36,13 +36,6 @@ __device__ __forceinline__ void keep_queries(Shared& shared, const Queries& quer
   barrier::publish_to_tensor_cores();
 }
 
-/// A bit for each row of a tile that is there.
-__device__ __forceinline__ std::uint32_t present_rows(const Shared& shared, int slot) {
-  const uint2 fours = *reinterpret_cast<const uint2*>(shared.present[slot]);
-  const auto pack = [](std::uint32_t v) { return (v & 0xf) | (v >> 4 & 0xf0) | (v >> 8 & 0xf00) | (v >> 12 & 0xf000); };
-  return pack(fours.x) | pack(fours.y) << 16;
-}
-
 /// Zeros, and not before this point: the registers are the queries' until then.
 __device__ __forceinline__ void clear(float (&out)[2][64]) {
 #pragma unroll
@@ -229,7 +222,7 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     if constexpr (kFollows) start_others(tile - 1);
     wgmma::wait<kFollows ? 1 : 0>();
     wgmma::hold(s);
-    find_base(present_rows(shared, slot), scale_log2, s, heads);
+    find_base(shared.present[slot], scale_log2, s, heads);
     if constexpr (kFollows) {  // as early as can be: the feeding warps wait for the slot
       end_values();
       release(tile - 1, true);
