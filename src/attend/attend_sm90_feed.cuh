@@ -1,15 +1,15 @@
 // attend on Hopper: the two feeding groups. They take tiles in turns; each of a group's four warps brings eight of a
 // tile's 32 rows: looks them up, copies them raw, 584 bytes each, into shared memory (cp.async, some 37 KB under way in
-// all), takes them into registers, and when the tile's slot is free turns them into bf16 rows of the tile, swizzled for the
-// tensor cores. A lane reads only what it copied itself.
+// all), takes them into registers, and when the tile's slot is free turns them into bf16 rows of the tile, swizzled for
+// the tensor cores. A lane reads only what it copied itself.
 #pragma once
 
 #include "attend/attend_sm90_shared.cuh"
 
 namespace fathom::attend_sm90_kernel {
 
-/// What a lane has of its warp's eight rows: a row has four lanes, and each of them a 16-byte chunk of every block of 64
-/// codes, and two chunks of the rotary block, 128 bytes of bf16.
+/// What a lane has of its warp's eight rows: a row has four lanes, and each of them a 16-byte chunk of every block of
+/// 64 codes, and two chunks of the rotary block, 128 bytes of bf16.
 struct Feeder {
   static constexpr int kCodeBlocks = 7;
   int row;   ///< of the warp's
@@ -29,8 +29,8 @@ struct Feeder {
   __device__ int raw_at() const { return part * 16; }
 };
 
-/// Looks rows up for a whole warp, a lane each, for four of the group's tiles at a time and some tiles before they are asked
-/// for. Everything that is known lies in shared memory: registers are for rows.
+/// Looks rows up for a whole warp, a lane each, for four of the group's tiles at a time and some tiles before they are
+/// asked for. Everything that is known lies in shared memory: registers are for rows.
 class Lookup {
  public:
   /// `first` is the warp's first row of the group's first tile, counted in the unit's rows.
@@ -147,8 +147,8 @@ __device__ __noinline__ void dequantise_any(const std::uint8_t* raw, std::uint64
 
 /// A lane's chunks of a row, from where they were copied to into a tile. A loop, not unrolled: its code stays in the
 /// smallest instruction cache, and a chunk is asked for while the one before it is worked on.
-__device__ __forceinline__ void dequantise(const Feeder& feeder, const std::uint8_t* raw, uint4 chunk, std::uint64_t scales,
-                                           std::uint8_t* tile) {
+__device__ __forceinline__ void dequantise(const Feeder& feeder, const std::uint8_t* raw, uint4 chunk,
+                                           std::uint64_t scales, std::uint8_t* tile) {
   const auto next_chunk = [&](int b) { return *reinterpret_cast<const uint4*>(raw + b * 64); };
   std::uint32_t largest = 0;  // magnitudes of two codes
   std::uint8_t* block = tile;

@@ -92,8 +92,8 @@ __device__ __forceinline__ float power_of_two(float x) {
 }
 
 /// A tile's weights, and what they are relative to: a multiple of eight (base 2), so that sums change base without
-/// rounding, and most tiles have the same. A group finds it from what it knows, its own last tile and the other's last
-/// but one: waiting for the other's last would make the softmax of all tiles one chain.
+/// rounding, and most tiles have the same. It follows from the tiles before, whoever's they are, and from the tile's own
+/// logits; never from timing.
 struct Weights {
   std::uint32_t pairs[kTileRows / 16][4];  ///< as an operand of products, for each 16 rows
   float sum[2];
@@ -111,8 +111,8 @@ __device__ __forceinline__ void start_own_values(const Shared& shared, int tile_
   }
   wgmma::commit();
 }
-/// Scales logits to base 2, hides absent rows, and finds what the tile's weights are relative to. `present` has a bit for
-/// each row of the tile.
+/// Scales logits to base 2, hides absent rows, and finds what the tile's weights are relative to. `present` has a bit
+/// for each row of the tile.
 __device__ __forceinline__ void find_base(std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads) {
   float now[2] = {-kInfinity, -kInfinity};
 #pragma unroll
@@ -163,8 +163,7 @@ __device__ __forceinline__ void publish(Shared& shared, int group, const Weights
   }
   barrier::publish_to_tensor_cores();
   __syncwarp();
-  if (quad == 0)
-    barrier::arrive(&shared.weights_full[group]);  // who wrote a base
+  if (quad == 0) barrier::arrive(&shared.weights_full[group]);  // who wrote a base
 }
 
 /// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for
@@ -185,8 +184,9 @@ __device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads,
   rescale<kBusy>(out, factor);
 }
 
-/// Runs tiles [begin, end) of all that the block has, a unit's; a group owns every second of all. A round of the loop is one owned tile and the values of the tile before it: while the tensor
-/// cores add those, the owned tile's logits become weights.
+/// Runs tiles [begin, end) of all that the block has, a unit's; a group owns every second of all. A round of the loop
+/// is one owned tile and the values of the tile before it: while the tensor cores add those, the owned tile's logits
+/// become weights.
 __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int begin, int end, int group,
                                              HeadPair& heads, float (&out)[2][64]) {
   const float scale_log2 = launch.problem.softmax_scale * kLog2e;
