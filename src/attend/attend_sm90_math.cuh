@@ -148,22 +148,23 @@ __device__ __forceinline__ void soften(const float (&s)[16], const HeadPair& hea
     }
   }
 }
-/// Hands them to the other group.
-__device__ __forceinline__ void publish(Shared& shared, int group, const Weights& weights, const HeadPair& heads) {
-  const int thread = threadIdx.x % kGroup, lane = thread % 32, quad = lane % 4, first = thread / 32 * 16;
+/// Writes them down for the other group; `publish` is to follow.
+__device__ __forceinline__ void write_down(Shared& shared, int group, const Weights& weights, const HeadPair& heads) {
+  const int thread = threadIdx.x % kGroup, lane = thread % 32, first = thread / 32 * 16;
   const int place = wgmma::chunk_at(first + lane % 16, 4 * group + lane / 16);
 #pragma unroll
   for (int k = 0; k < kTileRows / 16; ++k) {
     const std::uint32_t(&w)[4] = weights.pairs[k];
     mma::store_matrix_x4(shared.weights + (place ^ k << 5), w[0], w[1], w[2], w[3]);
   }
-  if (quad == 0) {
+  if (lane % 4 != 0) return;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) shared.base[group][first + lane / 4 + 8 * r] = heads.known[r];
-  }
+  for (int r = 0; r < 2; ++r) shared.base[group][first + lane / 4 + 8 * r] = heads.known[r];
+}
+__device__ __forceinline__ void publish(Shared& shared, int group) {
   barrier::publish_to_tensor_cores();
   __syncwarp();
-  if (quad == 0) barrier::arrive(&shared.weights_full[group]);  // who wrote a base
+  if (threadIdx.x % 4 == 0) barrier::arrive(&shared.weights_full[group]);  // who wrote a base
 }
 
 /// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for
@@ -231,11 +232,12 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     soften(s, heads, weights);
     const float mine[2] = {heads.known[0], heads.known[1]};
     barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
-    publish(shared, group, weights, heads);
+    write_down(shared, group, weights, heads);
     turn_to<false>(mine, heads, out);
 #pragma unroll
     for (int r = 0; r < 2; ++r) heads.total[r] += weights.sum[r];
     start_own_values(shared, slot, group, weights, out);
+    publish(shared, group);  // its fence takes time, which the products hide
     end_values();
     release(tile, false);
   };
