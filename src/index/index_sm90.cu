@@ -1,6 +1,7 @@
-// index on Hopper: the warpgroup's own products, straight from pages of FP8 or FP4 keys.
+// index on Hopper: the warpgroup's own products, straight from pages of FP4 keys. (FP8 keys are bound by memory, and the kernel for every
+// device is as quick with them.)
 //
-// A block is one warpgroup and takes 64 keys at a time: the 64-row side of the products, each warp 16 of them, widened to 16 bits in
+// A block is one warpgroup and takes 64 keys at a time: the 64-row side of the products, each warp 16 of them, widened to bf16 in
 // registers (exact, as index_sm80.cu does it). The heads, at most 64, are the columns: they lie in shared memory once for all four warps,
 // which is what the kernel for every device spends its shared memory's bandwidth on. Raw keys are on their way several steps ahead, in a
 // ring that each lane reads back alone. Work is dealt as there, and a score depends on its key and query alone.
@@ -17,30 +18,23 @@ using namespace index_score;
 constexpr int kHeads = 64, kGroupKeys = 64;         ///< columns and rows of a product
 constexpr int kSlabBytes = kHeads * 128;            ///< 64 elements of every head
 constexpr int kQueryBytes = 2 * kSlabBytes;         ///< of a token
-constexpr int kBlocksPerProcessor = 4;
 
-template <CacheFormat kFormat>
-struct Ring {
-  static constexpr bool kIsE4m3 = kFormat == CacheFormat::index_e4m3_f32;
-  static constexpr int kPieces = kIsE4m3 ? 4 : 2;                 ///< 16 bytes of a lane: halves of rows g and g + 8, or all of a quarter
-  static constexpr int kStageBytes = kPieces * 512 + 16 * 4;      ///< of a warp: 16 keys and their scales
-  static constexpr int kStages = kIsE4m3 ? 4 : 6;
-  static constexpr int kBytes = kWarps * kStages * kStageBytes;
-};
+constexpr CacheFormat kFormat = CacheFormat::index_e2m1_ue8m0;
+constexpr int kRowBytes = kDim / 2, kScaleBytes = 4;
+
+/// Keys on their way, of a warp: 16 of them a stage, a lane's 16 bytes of rows g and g + 8, and four scale bytes a key.
+constexpr int kStages = 6, kStageBytes = 2 * 512 + 16 * kScaleBytes, kRingBytes = kWarps * kStages * kStageBytes;
 
 /// Beside the queries, which lie on 1024 bytes: weights, the ring, the bins.
-template <CacheFormat kFormat>
-constexpr int shared_bytes_of(int tokens, bool counts) {
-  return 1024 + tokens * (kQueryBytes + kHeads * 4 + (counts ? SelectPolicy::kBins * 4 : 0)) + Ring<kFormat>::kBytes;
+constexpr int shared_bytes_of(const IndexPolicy& policy) {
+  return 1024 + policy.tokens_per_block * (kQueryBytes + kHeads * 4 + (policy.counts ? SelectPolicy::kBins * 4 : 0)) + kRingBytes;
 }
+constexpr int blocks_per_processor(int tokens) { return tokens == 1 ? 4 : 3; }
 
-template <CacheFormat kFormat, int kTokens>
-__global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor : 3)
+template <int kTokens>
+__global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
     score_kernel(const __grid_constant__ IndexRun run, const __grid_constant__ RankRows rows, std::int32_t num_tokens, std::int32_t segment,
                  std::int32_t* bins) {
-  using KeyRing = Ring<kFormat>;
-  constexpr bool kIsE4m3 = KeyRing::kIsE4m3;
-  constexpr int kStages = KeyRing::kStages, kRowBytes = kIsE4m3 ? kDim : kDim / 2, kScaleBytes = 4;
   extern __shared__ std::byte raw_shared[];
   __shared__ std::int32_t counted[kTokens];  // entries of each token that are counted
   let_next_launch_begin();
@@ -48,8 +42,8 @@ __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor :
   const int heads = run.problem.index_heads;
   std::byte* const queries = raw_shared + (-copy::shared_address(raw_shared) & 1023u);
   auto* const weights = reinterpret_cast<float*>(queries + kTokens * kQueryBytes);
-  std::byte* const ring = reinterpret_cast<std::byte*>(weights + kTokens * kHeads) + warp * kStages * KeyRing::kStageBytes;
-  auto* const own_bins = reinterpret_cast<std::int32_t*>(reinterpret_cast<std::byte*>(weights + kTokens * kHeads) + KeyRing::kBytes);
+  std::byte* const ring = reinterpret_cast<std::byte*>(weights + kTokens * kHeads) + warp * kStages * kStageBytes;
+  auto* const own_bins = reinterpret_cast<std::int32_t*>(reinterpret_cast<std::byte*>(weights + kTokens * kHeads) + kRingBytes);
   if (bins != nullptr) {
     for (int i = threadIdx.x; i < kTokens * select::kBins; i += kThreads) own_bins[i] = 0;
   }
@@ -67,14 +61,12 @@ __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor :
       const std::byte* row = nullptr;
       if (h < heads) {
         const std::int64_t at = t * run.args.q.strides[0] + h * run.args.q.strides[1];
-        row = static_cast<const std::byte*>(run.args.q.data) + (kIsE4m3 ? at : at / 2);
-        if constexpr (!kIsE4m3) scale = run.args.q_scale.row<const std::uint8_t>(t, h)[quarter];
+        row = static_cast<const std::byte*>(run.args.q.data) + at / 2;
+        scale = run.args.q_scale.row<const std::uint8_t>(t, h)[quarter];
       }
       load_quarter<kFormat, true>(raw, row, quarter);
       widen(raw, scale, pairs);
-      if constexpr (!kIsE4m3) {
-        if (is_large(scale)) enlarge(scale, pairs);
-      }
+      if (is_large(scale)) enlarge(scale, pairs);
       // Where the products want what a key's lane of four has as its i-th pair.
       std::byte* to = queries + token * kQueryBytes;
 #pragma unroll
@@ -121,16 +113,15 @@ __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor :
       const bool is_held = run.holds(place);
       present = present << 1 | (is_held ? 1u : 0u);
       const auto own = is_held ? reinterpret_cast<std::uintptr_t>(page_of(place) + place.row * kRowBytes) : 0;
-      std::byte* const to = ring + to_stage * KeyRing::kStageBytes;
+      std::byte* const to = ring + to_stage * kStageBytes;
 #pragma unroll
       for (int low = 0; low < 2; ++low) {
         const auto row = __shfl_sync(kAllLanes, own, low, 4);
         const auto* from = reinterpret_cast<const std::byte*>(row != 0 ? row : reinterpret_cast<std::uintptr_t>(run.cache.pages)) + 16 * c;
         copy::async_or_zeros<16>(to + low * 512 + lane * 16, from, row != 0);
-        if constexpr (kIsE4m3) copy::async_or_zeros<16>(to + (2 + low) * 512 + lane * 16, from + (row != 0 ? 64 : 0), row != 0);
       }
       if (c < 2 && is_held) {
-        copy::async<4>(to + KeyRing::kPieces * 512 + (2 * g + c) * 4, page_of(place) + scales_at + place.row * kScaleBytes);
+        copy::async<4>(to + 2 * 512 + (2 * g + c) * 4, page_of(place) + scales_at + place.row * kScaleBytes);
       }
       to_stage = to_stage + 1 == kStages ? 0 : to_stage + 1;
       place = place_of(next_entry);
@@ -149,11 +140,11 @@ __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor :
       fetch();
       copy::commit();
       copy::wait<kStages - 1>();
-      const std::byte* from = ring + stage * KeyRing::kStageBytes;
+      const std::byte* from = ring + stage * kStageBytes;
       stage = stage + 1 == kStages ? 0 : stage + 1;
       const bool is_present = (present >> (kStages - 1) & 1u) != 0;
-      // Of the own key, which lanes 0 and 1 of four copied: bits of an f32, or four UE8M0 bytes.
-      const std::uint32_t copied = is_present && c < 2 ? *reinterpret_cast<const std::uint32_t*>(from + KeyRing::kPieces * 512 + (2 * g + c) * 4) : 0u;
+      // Of the own key, which lanes 0 and 1 of four copied: four UE8M0 bytes.
+      const std::uint32_t copied = is_present && c < 2 ? *reinterpret_cast<const std::uint32_t*>(from + 2 * 512 + (2 * g + c) * 4) : 0u;
       const std::uint32_t scale = __shfl_sync(kAllLanes, copied, c % 2, 4);
       std::uint32_t a[kSteps][4];
       bool some_large = false;
@@ -163,23 +154,14 @@ __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor :
         Quarter<kFormat> key;
         const uint4 words = *reinterpret_cast<const uint4*>(from + low * 512 + lane * 16);
         key.words[0] = words.x, key.words[1] = words.y, key.words[2] = words.z, key.words[3] = words.w;
-        const std::uint32_t of_row = __shfl_sync(kAllLanes, scale, low, 4);
-        block_scales[low] = of_row >> 8 * c & 0xffu;
-        if constexpr (kIsE4m3) {
-          const uint4 more = *reinterpret_cast<const uint4*>(from + (2 + low) * 512 + lane * 16);
-          key.words[4] = more.x, key.words[5] = more.y, key.words[6] = more.z, key.words[7] = more.w;
-          const std::uint32_t sign = __uint_as_float(of_row) < 0 ? 0x80808080u : 0u;  // of the scale, before the ReLU
-#pragma unroll
-          for (int i = 0; i < 8; ++i) key.words[i] ^= sign;
-        } else {
-          some_large |= is_large(block_scales[low]);
-        }
+        block_scales[low] = __shfl_sync(kAllLanes, scale, low, 4) >> 8 * c & 0xffu;
+        some_large |= is_large(block_scales[low]);
         std::uint32_t pairs[kOwn];
         widen(key, block_scales[low], pairs);
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) a[step][low] = pairs[2 * step], a[step][low + 2] = pairs[2 * step + 1];
       }
-      if (!kIsE4m3 && __any_sync(kAllLanes, some_large)) {
+      if (__any_sync(kAllLanes, some_large)) {
 #pragma unroll
         for (int low = 0; low < 2; ++low) {
           const std::uint32_t factor = (is_large(block_scales[low]) ? block_scales[low] - 1 : 127u) << 7;
@@ -190,24 +172,14 @@ __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor :
           }
         }
       }
-      const float factor = kIsE4m3 ? fabsf(__uint_as_float(scale)) : 1.0f;
 
       for (int token = 0; token < tokens.count; ++token) {
         const std::uint64_t columns = wgmma::descriptor(queries + token * kQueryBytes, 16, 1024);
-        float dots[kHeads / 2];
-        if constexpr (!kIsE4m3) {
-#pragma unroll
-          for (float& dot : dots) dot = 0;
-        }
+        float dots[kHeads / 2] = {};
         wgmma::fence();
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
-          const std::uint64_t at = columns + ((step / 4 * kSlabBytes + step % 4 * 32) >> 4);
-          if constexpr (kIsE4m3) {
-            wgmma::ProductF16<kHeads>::multiply(dots, a[step], at, step > 0);
-          } else {
-            wgmma::Product<kHeads>::add(dots, a[step], at);
-          }
+          wgmma::Product<kHeads>::add(dots, a[step], columns + ((step / 4 * kSlabBytes + step % 4 * 32) >> 4));
         }
         wgmma::commit();
         wgmma::wait<0>();
@@ -228,8 +200,7 @@ __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor :
         const float pair = (odd ? sums[1] : sums[0]) + __shfl_xor_sync(kAllLanes, odd ? sums[0] : sums[1], 1);
         const float sum = pair + __shfl_xor_sync(kAllLanes, pair, 2);
         if (c < 2 && entry < end) {
-          const float score = sum * factor;
-          const std::uint32_t rank = is_present ? rank_of(score) : 0;
+          const std::uint32_t rank = is_present ? rank_of(sum) : 0;
           rows.row(tokens.first + token)[entry] = rank;
           if (bins != nullptr && entry < counted[token] && is_present) {
             atomicAdd(own_bins + token * select::kBins + (rank >> select::kTopShift), 1);
@@ -237,7 +208,7 @@ __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor :
           const TensorView& scores = run.args.scores;
           if (!scores.is_absent() && entry < scores.shape[1]) {
             const std::int64_t t = rows.first + tokens.first + token;
-            if (entry < run.visible(t)) scores.row<float>(t)[entry] = is_present ? score : -kInfinity;
+            if (entry < run.visible(t)) scores.row<float>(t)[entry] = is_present ? sum : -kInfinity;
           }
         }
         __syncwarp();
@@ -264,19 +235,8 @@ __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kBlocksPerProcessor :
 
 using Kernel = void(IndexRun, RankRows, std::int32_t, std::int32_t, std::int32_t*);
 
-template <CacheFormat kFormat>
-Kernel* kernel_of(int tokens_per_block) {
-  return tokens_per_block == 4   ? score_kernel<kFormat, 4>
-         : tokens_per_block == 2 ? score_kernel<kFormat, 2>
-                                 : score_kernel<kFormat, 1>;
-}
-Kernel* kernel_of(CacheFormat format, int tokens_per_block) {
-  return format == CacheFormat::index_e4m3_f32 ? kernel_of<CacheFormat::index_e4m3_f32>(tokens_per_block)
-                                               : kernel_of<CacheFormat::index_e2m1_ue8m0>(tokens_per_block);
-}
-int shared_bytes(const IndexProblem& problem, const IndexPolicy& policy) {
-  return problem.format == CacheFormat::index_e4m3_f32 ? shared_bytes_of<CacheFormat::index_e4m3_f32>(policy.tokens_per_block, policy.counts)
-                                                       : shared_bytes_of<CacheFormat::index_e2m1_ue8m0>(policy.tokens_per_block, policy.counts);
+Kernel* kernel_of(const IndexPolicy& policy) {
+  return policy.tokens_per_block == 4 ? score_kernel<4> : policy.tokens_per_block == 2 ? score_kernel<2> : score_kernel<1>;
 }
 
 }  // namespace
@@ -285,12 +245,13 @@ Reason index_sm90_refuses(const IndexProblem& problem, const Device& device) {
   if (device.limits().compute_capability != 90) return "it needs compute capability 9.0";
   if (device.limits().shared_bytes_per_block < 227 * 1024) return "a block needs 227 KB of shared memory";
   if (problem.index_heads > kHeads) return "there are more than 64 heads";
+  if (problem.format != kFormat) return "it reads index_e2m1_ue8m0 keys";
   return index_sm80_refuses(problem, device);
 }
 
 Result<Prepared> prepare_index_sm90(const IndexProblem& problem, const Device& device, const PlanOptions& options) {
   const IndexPolicy policy = index_policy(problem, device.limits());
-  FATHOM_TRY(allow_shared_bytes("index", device, kernel_of(problem.format, policy.tokens_per_block), shared_bytes(problem, policy)));
+  FATHOM_TRY(allow_shared_bytes("index", device, kernel_of(policy), shared_bytes_of(policy)));
   return prepare_index_sm80(problem, device, options);
 }
 
@@ -302,10 +263,10 @@ Status index_sm90(const IndexProblem& problem, const IndexArgs& args, const RunC
   const bool counts = selects && index_policy(problem, context.device.limits()).counts;
   return run_index_chunks(problem, args, context, counts,
                           [&](const IndexRun& run, const RankRows& rows, std::int64_t count, const IndexPolicy& policy, std::int32_t* bins) {
-    const int bytes = shared_bytes(problem, policy), most = policy.tokens_per_block == 1 ? kBlocksPerProcessor : 3;
-    const std::int64_t blocks = std::int64_t{context.device.limits().num_multiprocessors} * std::clamp(228 * 1024 / (bytes + 1024), 1, most);
+    const int bytes = shared_bytes_of(policy), fitting = (context.device.limits().shared_bytes_per_block + 1024) / (bytes + 1024);
+    const std::int64_t blocks = std::int64_t{context.device.limits().num_multiprocessors} * std::clamp(fitting, 1, blocks_per_processor(policy.tokens_per_block));
     const std::int64_t most_tiles = count * (policy.row_width / kTileKeys);
-    return launch("index", context, kernel_of(problem.format, policy.tokens_per_block), dim3(static_cast<unsigned>(std::min(blocks, most_tiles))),
+    return launch("index", context, kernel_of(policy), dim3(static_cast<unsigned>(std::min(blocks, most_tiles))),
                   dim3(kThreads), bytes, run, rows, static_cast<std::int32_t>(count), static_cast<std::int32_t>(policy.select.segment),
                   counts ? bins : nullptr);
   });
