@@ -177,8 +177,7 @@ void add_bench(CLI::App& app, int& exit_code) {
                   ->check(CLI::IsMember({"smoke", "ci", "model", "serve"}))
                   ->excludes(text)
                   ->capture_default_str();
-  verb->add_option("--json", options->json, "Append one JSON object a line to this file")
-                   ->check(not_empty());
+  verb->add_option("--json", options->json, "Append one JSON object a line to this file")->check(not_empty());
   auto* repeat = verb->add_option("--repeat", options->repeat, "Turns of roof and op")
                      ->check(CLI::Range(5, 1000))
                      ->capture_default_str();
@@ -201,7 +200,8 @@ void add_bench(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(1, 4096))
       ->needs(model_layer)
       ->capture_default_str();
-  verb->add_option("--context", options->contexts, "Tokens of each before it, made up; several with commas; default: as prefilled")
+  verb->add_option("--context", options->contexts,
+                   "Tokens of each before it, made up; several with commas; default: as prefilled")
       ->delimiter(',')
       ->check(CLI::Range(0, 1 << 24))
       ->needs(model_layer);

@@ -119,8 +119,8 @@ struct Step {
 
 double total_of(const StepTimes& times) { return std::accumulate(times.stages.begin(), times.stages.end(), 0.0); }
 
-void print_times(std::span<const LayerStage> stages, const Step& first, const StepTimes& prefill, const Step& second, const StepTimes& decode,
-                 bool is_cpu) {
+void print_times(std::span<const LayerStage> stages, const Step& first, const StepTimes& prefill, const Step& second,
+                 const StepTimes& decode, bool is_cpu) {
   const double unit = is_cpu ? 1e3 : 1e6;
   const char* name = is_cpu ? "ms" : "us";
   const double prefill_total = total_of(prefill), decode_total = total_of(decode);
@@ -156,14 +156,23 @@ class JsonLines {
     if (!lines.file_) return lines.unwritten();
     return lines;
   }
-  Status add(const BenchLayerOptions& options, const Device& device, std::span<const LayerStage> stages, const Step& step, const StepTimes& times) {
+  Status add(const BenchLayerOptions& options, const Device& device, std::span<const LayerStage> stages,
+             const Step& step, const StepTimes& times) {
     if (!file_.is_open()) return {};
-    nlohmann::json line = {{"model", options.preset},    {"layer", name_of(options.kind)}, {"step", step.name},
-                           {"tokens", step.tokens},      {"batch", step.batch},            {"context", step.context},
-                           {"device", name_of(device)},  {"version", FATHOM_VERSION},      {"total_seconds", total_of(times)},
+    nlohmann::json line = {{"model", options.preset},
+                           {"layer", name_of(options.kind)},
+                           {"step", step.name},
+                           {"tokens", step.tokens},
+                           {"batch", step.batch},
+                           {"context", step.context},
+                           {"device", name_of(device)},
+                           {"version", FATHOM_VERSION},
+                           {"total_seconds", total_of(times)},
                            {"whole_seconds", times.whole}};
     for (std::size_t i = 0; i < stages.size(); ++i) {
-      line["stages"].push_back({{"stage", stages[i].title}, {"implementation", stages[i].plan.implementation()}, {"seconds", times.stages[i]}});
+      line["stages"].push_back({{"stage", stages[i].title},
+                                {"implementation", stages[i].plan.implementation()},
+                                {"seconds", times.stages[i]}});
     }
     if (!(file_ << line.dump() << std::endl)) return unwritten();
     return {};
@@ -211,7 +220,8 @@ Status run(const BenchLayerOptions& options) {
     return step;
   };
   const std::string force = harness::force_text(options.forced);
-  FATHOM_ASSIGN(const Stepper prefiller, make_stepper(problem, static_cast<std::int32_t>(options.tokens), device, force));
+  FATHOM_ASSIGN(const Stepper prefiller,
+                make_stepper(problem, static_cast<std::int32_t>(options.tokens), device, force));
   FATHOM_TRY(harness::check_forced_ops(options.forced, harness::ops_of(prefiller.plan)));
 
   const LayerProblem& prefill_problem = prefiller.plan.problem();

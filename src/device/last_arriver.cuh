@@ -1,12 +1,13 @@
-// Who comes last: the blocks or warps that share an answer count themselves, and the last one puts the answer together. Nobody waits.
+// Who comes last: the blocks or warps that share an answer count themselves, and the last one puts the answer together.
+// Nobody waits.
 #pragma once
 
 #include "device/rows.cuh"
 
 namespace fathom {
 
-/// Whether the calling thread is the last of `count` to count itself. What it wrote, and what others wrote and it met at a barrier, is seen by the
-/// last one, and by whom that one meets at a barrier. The counter is zero again then.
+/// Whether the calling thread is the last of `count` to count itself. What it wrote, and what others wrote and it met
+/// at a barrier, is seen by the last one, and by whom that one meets at a barrier. The counter is zero again then.
 __device__ __forceinline__ bool counts_last(std::int32_t* counter, std::int32_t count) {
   __threadfence();
   const bool is_last = atomicAdd(counter, 1) == count - 1;
@@ -23,7 +24,8 @@ __device__ __forceinline__ bool is_last_warp(std::int32_t* counter, std::int32_t
   return __shfl_sync(kAllLanes, is_last, 0) != 0;
 }
 
-/// The same of blocks. `is_last` is a place in shared memory, nobody else's until the block's next barrier. All threads come.
+/// The same of blocks. `is_last` is a place in shared memory, nobody else's until the block's next barrier. All threads
+/// come.
 __device__ __forceinline__ bool is_last_block(std::int32_t* counter, std::int32_t count, bool& is_last) {
   __syncthreads();
   if (threadIdx.x == 0) is_last = counts_last(counter, count);

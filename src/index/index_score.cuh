@@ -1,5 +1,5 @@
-// What the scoring kernels of index on tensor cores share: rows of keys and queries as they lie in the cache, widened to 16 bits, and the
-// tiles that a block takes.
+// What the scoring kernels of index on tensor cores share: rows of keys and queries as they lie in the cache, widened
+// to 16 bits, and the tiles that a block takes.
 #pragma once
 
 #include "device/mma.cuh"
@@ -9,11 +9,12 @@ namespace fathom::index_score {
 
 constexpr int kWarps = IndexPolicy::kScoreWarps, kThreads = 32 * kWarps;
 constexpr int kDim = 128, kTileKeys = IndexPolicy::kTileKeys;
-constexpr int kSteps = kDim / 16;       ///< products along the elements
-constexpr int kOwn = kDim / 4 / 2;      ///< pairs of a row's elements that a lane of four holds
+constexpr int kSteps = kDim / 16;   ///< products along the elements
+constexpr int kOwn = kDim / 4 / 2;  ///< pairs of a row's elements that a lane of four holds
 constexpr std::uint32_t kNanPair = 0x7fff7fffu;
 
-/// A lane's quarter of a row as stored: E4M3 codes 16c .. 16c + 15 of both halves; or E2M1 codes 32c .. 32c + 31, one block.
+/// A lane's quarter of a row as stored: E4M3 codes 16c .. 16c + 15 of both halves; or E2M1 codes 32c .. 32c + 31, one
+/// block.
 template <CacheFormat kFormat>
 struct Quarter {
   static constexpr int kWords = kFormat == CacheFormat::index_e4m3_f32 ? 8 : 4;
@@ -42,9 +43,11 @@ __device__ __forceinline__ void load_quarter(Quarter<kFormat>& quarter, const st
   if constexpr (kFormat == CacheFormat::index_e4m3_f32) load_16<kAligned>(quarter.words + 4, row + 64 + 16 * c);
 }
 
-/// A lane's elements as pairs of 16 bits; those of product s are out[2s] and out[2s + 1]. Keys and queries are widened alike,
-/// so which element is paired with which does not matter. `scale` is the UE8M0 byte of the quarter's block, if it has one.
-__device__ __forceinline__ void widen(const Quarter<CacheFormat::index_e4m3_f32>& quarter, std::uint32_t, std::uint32_t (&out)[kOwn]) {
+/// A lane's elements as pairs of 16 bits; those of product s are out[2s] and out[2s + 1]. Keys and queries are widened
+/// alike, so which element is paired with which does not matter. `scale` is the UE8M0 byte of the quarter's block, if
+/// it has one.
+__device__ __forceinline__ void widen(const Quarter<CacheFormat::index_e4m3_f32>& quarter, std::uint32_t,
+                                      std::uint32_t (&out)[kOwn]) {
   std::uint32_t nan = 0;
   for (int s = 0; s < kSteps; ++s) {
     const std::uint32_t word = quarter.words[s];
@@ -94,7 +97,8 @@ struct TokenRun {
 template <int kTokens>
 __device__ inline TokenRun run_at(const IndexRun& run, const RankRows& rows, std::int32_t first, std::int32_t end) {
   IndexRun::Sight sights[kTokens];
-  for (int i = 0; i < kTokens; ++i) sights[i] = first + i < end ? run.sight(rows.first + first + i) : IndexRun::Sight{-2, 0};
+  for (int i = 0; i < kTokens; ++i)
+    sights[i] = first + i < end ? run.sight(rows.first + first + i) : IndexRun::Sight{-2, 0};
   TokenRun tokens{first, 0, sights[0].seq, 0};
   for (int i = 0; i < kTokens; ++i) {
     if (tokens.count != i || sights[i].seq != tokens.seq) continue;
@@ -104,8 +108,8 @@ __device__ inline TokenRun run_at(const IndexRun& run, const RankRows& rows, std
   return tokens;
 }
 
-/// The tiles [begin, end) that this block takes, out of all; they start in group `group`, before which lie `before`. A chunk's
-/// ranks fit its scratch, so that tiles are far fewer than 2^31.
+/// The tiles [begin, end) that this block takes, out of all; they start in group `group`, before which lie `before`. A
+/// chunk's ranks fit its scratch, so that tiles are far fewer than 2^31.
 struct Share {
   std::int32_t begin, end, before, group;
 };
@@ -159,7 +163,8 @@ __device__ inline Share deal(const IndexRun& run, const RankRows& rows, std::int
 /// Every row of keys, scales and queries starts where 16 (scales: 4) bytes can be loaded at once.
 inline bool is_aligned(const IndexRun& run) {
   const TensorView& q = run.args.q;
-  const std::uintptr_t bases = reinterpret_cast<std::uintptr_t>(run.cache.pages) | reinterpret_cast<std::uintptr_t>(q.data);
+  const std::uintptr_t bases =
+      reinterpret_cast<std::uintptr_t>(run.cache.pages) | reinterpret_cast<std::uintptr_t>(q.data);
   const std::int64_t q_strides = bytes_of(q.dtype, q.strides[0]) | bytes_of(q.dtype, q.strides[1]);
   return (bases | static_cast<std::uintptr_t>(run.cache.page_stride | q_strides)) % 16 == 0;
 }

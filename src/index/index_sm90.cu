@@ -1,10 +1,11 @@
-// index on Hopper: the warpgroup's own products, straight from pages of FP4 keys. (FP8 keys are bound by memory, and the kernel for every
-// device is as quick with them.)
+// index on Hopper: the warpgroup's own products, straight from pages of FP4 keys. (FP8 keys are bound by memory, and
+// the kernel for every device is as quick with them.)
 //
-// A block is one warpgroup and takes 64 keys at a time: the 64-row side of the products, each warp 16 of them, widened to bf16 in
-// registers (exact, as index_sm80.cu does it). The heads, at most 64, are the columns: they lie in shared memory once for all four warps,
-// which is what the kernel for every device spends its shared memory's bandwidth on. Raw keys are on their way several steps ahead, in a
-// ring that each lane reads back alone. Work is dealt as there, and a score depends on its key and query alone.
+// A block is one warpgroup and takes 64 keys at a time: the 64-row side of the products, each warp 16 of them, widened
+// to bf16 in registers (exact, as index_sm80.cu does it). The heads, at most 64, are the columns: they lie in shared
+// memory once for all four warps, which is what the kernel for every device spends its shared memory's bandwidth on.
+// Raw keys are on their way several steps ahead, in a ring that each lane reads back alone. Work is dealt as there, and
+// a score depends on its key and query alone.
 #include "device/barrier.cuh"
 #include "device/wgmma_by_width.cuh"
 #include "index/index_impl.h"
@@ -15,9 +16,9 @@ namespace {
 
 using namespace index_score;
 
-constexpr int kHeads = 64, kGroupKeys = 64;         ///< columns and rows of a product
-constexpr int kSlabBytes = kHeads * 128;            ///< 64 elements of every head
-constexpr int kQueryBytes = 2 * kSlabBytes;         ///< of a token
+constexpr int kHeads = 64, kGroupKeys = 64;  ///< columns and rows of a product
+constexpr int kSlabBytes = kHeads * 128;     ///< 64 elements of every head
+constexpr int kQueryBytes = 2 * kSlabBytes;  ///< of a token
 
 constexpr CacheFormat kFormat = CacheFormat::index_e2m1_ue8m0;
 constexpr int kRowBytes = kDim / 2, kScaleBytes = 4;
@@ -27,14 +28,15 @@ constexpr int kStages = 6, kStageBytes = 2 * 512 + 16 * kScaleBytes, kRingBytes 
 
 /// Beside the queries, which lie on 1024 bytes: weights, the ring, the bins.
 constexpr int shared_bytes_of(const IndexPolicy& policy) {
-  return 1024 + policy.tokens_per_block * (kQueryBytes + kHeads * 4 + (policy.counts ? SelectPolicy::kBins * 4 : 0)) + kRingBytes;
+  return 1024 + policy.tokens_per_block * (kQueryBytes + kHeads * 4 + (policy.counts ? SelectPolicy::kBins * 4 : 0)) +
+         kRingBytes;
 }
 constexpr int blocks_per_processor(int tokens) { return tokens == 1 ? 4 : 3; }
 
 template <int kTokens>
 __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
-    score_kernel(const __grid_constant__ IndexRun run, const __grid_constant__ RankRows rows, std::int32_t num_tokens, std::int32_t segment,
-                 std::int32_t* bins) {
+    score_kernel(const __grid_constant__ IndexRun run, const __grid_constant__ RankRows rows, std::int32_t num_tokens,
+                 std::int32_t segment, std::int32_t* bins) {
   extern __shared__ std::byte raw_shared[];
   __shared__ std::int32_t counted[kTokens];  // entries of each token that are counted
   let_next_launch_begin();
@@ -43,13 +45,16 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
   std::byte* const queries = raw_shared + (-copy::shared_address(raw_shared) & 1023u);
   auto* const weights = reinterpret_cast<float*>(queries + kTokens * kQueryBytes);
   std::byte* const ring = reinterpret_cast<std::byte*>(weights + kTokens * kHeads) + warp * kStages * kStageBytes;
-  auto* const own_bins = reinterpret_cast<std::int32_t*>(reinterpret_cast<std::byte*>(weights + kTokens * kHeads) + kRingBytes);
+  auto* const own_bins =
+      reinterpret_cast<std::int32_t*>(reinterpret_cast<std::byte*>(weights + kTokens * kHeads) + kRingBytes);
   if (bins != nullptr) {
     for (int i = threadIdx.x; i < kTokens * select::kBins; i += kThreads) own_bins[i] = 0;
   }
 
   const std::int64_t scales_at = run.cache.page_size * kRowBytes;
-  const auto page_of = [&](const IndexRun::Place& place) { return run.cache.pages + place.page * run.cache.page_stride; };
+  const auto page_of = [&](const IndexRun::Place& place) {
+    return run.cache.pages + place.page * run.cache.page_stride;
+  };
 
   const auto load_queries = [&](const TokenRun& tokens) {
     for (int i = threadIdx.x; i < tokens.count * kHeads * 4; i += kThreads) {
@@ -72,7 +77,8 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
 #pragma unroll
       for (int pair = 0; pair < kOwn; ++pair) {
         const int step = pair / 2, chunk = step % 4 * 2 + pair % 2;
-        *reinterpret_cast<std::uint32_t*>(to + step / 4 * kSlabBytes + wgmma::chunk_at(h, chunk) + quarter * 4) = pairs[pair];
+        *reinterpret_cast<std::uint32_t*>(to + step / 4 * kSlabBytes + wgmma::chunk_at(h, chunk) + quarter * 4) =
+            pairs[pair];
       }
     }
     if (bins != nullptr && threadIdx.x < tokens.count) {
@@ -104,7 +110,9 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
     const std::int32_t end = end_tile * kTileKeys;
     // A lane's own key is that of its row c % 2: g, or g + 8. Lanes 2 and 3 of four repeat 0 and 1.
     std::int32_t entry = begin_tile * kTileKeys + warp * 16 + g + c % 2 * 8;
-    const auto place_of = [&](std::int32_t of) { return of < end ? run.place(tokens.seq, static_cast<std::uint32_t>(of)) : IndexRun::Place{-1, 0}; };
+    const auto place_of = [&](std::int32_t of) {
+      return of < end ? run.place(tokens.seq, static_cast<std::uint32_t>(of)) : IndexRun::Place{-1, 0};
+    };
     IndexRun::Place place = place_of(entry);
     std::int32_t next_entry = entry + kGroupKeys;  // of the next place that is looked up
     std::uint32_t present = 0;                     // a bit for each step on its way, the last one lowest
@@ -117,7 +125,9 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
 #pragma unroll
       for (int low = 0; low < 2; ++low) {
         const auto row = __shfl_sync(kAllLanes, own, low, 4);
-        const auto* from = reinterpret_cast<const std::byte*>(row != 0 ? row : reinterpret_cast<std::uintptr_t>(run.cache.pages)) + 16 * c;
+        const auto* from =
+            reinterpret_cast<const std::byte*>(row != 0 ? row : reinterpret_cast<std::uintptr_t>(run.cache.pages)) +
+            16 * c;
         copy::async_or_zeros<16>(to + low * 512 + lane * 16, from, row != 0);
       }
       if (c < 2 && is_held) {
@@ -144,7 +154,8 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
       stage = stage + 1 == kStages ? 0 : stage + 1;
       const bool is_present = (present >> (kStages - 1) & 1u) != 0;
       // Of the own key, which lanes 0 and 1 of four copied: four UE8M0 bytes.
-      const std::uint32_t copied = is_present && c < 2 ? *reinterpret_cast<const std::uint32_t*>(from + 2 * 512 + (2 * g + c) * 4) : 0u;
+      const std::uint32_t copied =
+          is_present && c < 2 ? *reinterpret_cast<const std::uint32_t*>(from + 2 * 512 + (2 * g + c) * 4) : 0u;
       const std::uint32_t scale = __shfl_sync(kAllLanes, copied, c % 2, 4);
       std::uint32_t a[kSteps][4];
       bool some_large = false;
@@ -159,7 +170,8 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
         std::uint32_t pairs[kOwn];
         widen(key, block_scales[low], pairs);
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) a[step][low] = pairs[2 * step], a[step][low + 2] = pairs[2 * step + 1];
+        for (int step = 0; step < kSteps; ++step)
+          a[step][low] = pairs[2 * step], a[step][low + 2] = pairs[2 * step + 1];
       }
       if (__any_sync(kAllLanes, some_large)) {
 #pragma unroll
@@ -223,7 +235,8 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
     const std::int32_t group_end = min((group + 1) * kTokens, num_tokens);
     for (std::int32_t t = group * kTokens; t < group_end;) {
       const TokenRun tokens = run_at<kTokens>(run, rows, t, group_end);
-      const std::int32_t begin = max(share.begin, before) - before, end = min(share.end, before + tokens.tiles) - before;
+      const std::int32_t begin = max(share.begin, before) - before,
+                         end = min(share.end, before + tokens.tiles) - before;
       if (begin < end) {
         score_run(tokens, begin, end);
         if (bins != nullptr) hand_in_counts(tokens);
@@ -236,7 +249,9 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
 using Kernel = void(IndexRun, RankRows, std::int32_t, std::int32_t, std::int32_t*);
 
 Kernel* kernel_of(const IndexPolicy& policy) {
-  return policy.tokens_per_block == 4 ? score_kernel<4> : policy.tokens_per_block == 2 ? score_kernel<2> : score_kernel<1>;
+  return policy.tokens_per_block == 4   ? score_kernel<4>
+         : policy.tokens_per_block == 2 ? score_kernel<2>
+                                        : score_kernel<1>;
 }
 
 }  // namespace
@@ -261,15 +276,19 @@ Status index_sm90(const IndexProblem& problem, const IndexArgs& args, const RunC
   // Whoever asks for scores alone gets no picks, and nothing to count.
   const bool selects = !args.topk_entries.is_absent() || !args.topk_indices.is_absent();
   const bool counts = selects && index_policy(problem, context.device.limits()).counts;
-  return run_index_chunks(problem, args, context, counts,
-                          [&](const IndexRun& run, const RankRows& rows, std::int64_t count, const IndexPolicy& policy, std::int32_t* bins) {
-    const int bytes = shared_bytes_of(policy), fitting = (context.device.limits().shared_bytes_per_block + 1024) / (bytes + 1024);
-    const std::int64_t blocks = std::int64_t{context.device.limits().num_multiprocessors} * std::clamp(fitting, 1, blocks_per_processor(policy.tokens_per_block));
-    const std::int64_t most_tiles = count * (policy.row_width / kTileKeys);
-    return launch("index", context, kernel_of(policy), dim3(static_cast<unsigned>(std::min(blocks, most_tiles))),
-                  dim3(kThreads), bytes, run, rows, static_cast<std::int32_t>(count), static_cast<std::int32_t>(policy.select.segment),
-                  counts ? bins : nullptr);
-  });
+  return run_index_chunks(
+      problem, args, context, counts,
+      [&](const IndexRun& run, const RankRows& rows, std::int64_t count, const IndexPolicy& policy,
+          std::int32_t* bins) {
+        const int bytes = shared_bytes_of(policy),
+                  fitting = (context.device.limits().shared_bytes_per_block + 1024) / (bytes + 1024);
+        const std::int64_t blocks = std::int64_t{context.device.limits().num_multiprocessors} *
+                                    std::clamp(fitting, 1, blocks_per_processor(policy.tokens_per_block));
+        const std::int64_t most_tiles = count * (policy.row_width / kTileKeys);
+        return launch("index", context, kernel_of(policy), dim3(static_cast<unsigned>(std::min(blocks, most_tiles))),
+                      dim3(kThreads), bytes, run, rows, static_cast<std::int32_t>(count),
+                      static_cast<std::int32_t>(policy.select.segment), counts ? bins : nullptr);
+      });
 }
 
 }  // namespace fathom

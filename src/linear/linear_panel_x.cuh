@@ -25,27 +25,33 @@ struct PanelX {
   /// Pairs of elements in the order that the weights' decoder gives them.
   static constexpr bool kNaturalPairs = !kIsE4m3 || kConvertsE4m3;
   static constexpr int kPairs = kThreads / kLanesPerBlock;  ///< of token and block at a time
-  static constexpr int kTokenTurns = kTokens > kPairs ? kTokens / kPairs : 1, kBlockStep = kTokens > kPairs ? 1 : kPairs / kTokens;
+  static constexpr int kTokenTurns = kTokens > kPairs ? kTokens / kPairs : 1,
+                       kBlockStep = kTokens > kPairs ? 1 : kPairs / kTokens;
   static constexpr int kTogether = kWarps == 16 ? 6 : 8;  ///< turns whose x is on its way
-  static constexpr int kOtherHalf = kIsE4m3 ? 32 : 1;  ///< uint4 from one half's place to the other's
+  static constexpr int kOtherHalf = kIsE4m3 ? 32 : 1;     ///< uint4 from one half's place to the other's
 
-  int token, block;  ///< of turn 0
-  int blocks, end;   ///< of the panel; of the row, from the lane's first element of turn 0 on
+  int token, block;     ///< of turn 0
+  int blocks, end;      ///< of the panel; of the row, from the lane's first element of turn 0 on
   std::int64_t origin;  ///< of the lane's first element
   uint4* to;
   float* scales;
   Lane16 x[kTogether];
 
-  __device__ __forceinline__ PanelX(const PanelLaunch& launch, const PanelPlace& place, std::byte* x_buffer, float* x_scales) {
-    const int pair = static_cast<int>(threadIdx.x) / kLanesPerBlock, lane_of_block = static_cast<int>(threadIdx.x) % kLanesPerBlock;
+  __device__ __forceinline__ PanelX(const PanelLaunch& launch, const PanelPlace& place, std::byte* x_buffer,
+                                    float* x_scales) {
+    const int pair = static_cast<int>(threadIdx.x) / kLanesPerBlock,
+              lane_of_block = static_cast<int>(threadIdx.x) % kLanesPerBlock;
     token = pair % kTokens, block = pair / kTokens;
     blocks = place.blocks(launch.work);
-    const int k = (place.begin(launch.work) + block) * kBlockK + lane_of_block * kPerLane, of_all = place.token_tile * kTokens + token;
+    const int k = (place.begin(launch.work) + block) * kBlockK + lane_of_block * kPerLane,
+              of_all = place.token_tile * kTokens + token;
     end = launch.problem.in_dim - k;
     origin = of_all * launch.args.x.strides[0] + place.group * launch.problem.in_dim + k;
     // Eight elements are one lane's part of a quarter of the block: two products' worth.
-    const int quarter = kIsE4m3 ? lane_of_block / 4 * 2 : lane_of_block / 2, t = kIsE4m3 ? lane_of_block % 4 : lane_of_block % 2 * 2;
-    to = reinterpret_cast<uint4*>(x_buffer) + ((block * kTokenTiles + token / 8) * 4 + quarter) * 32 + token % 8 * 4 + t;
+    const int quarter = kIsE4m3 ? lane_of_block / 4 * 2 : lane_of_block / 2,
+              t = kIsE4m3 ? lane_of_block % 4 : lane_of_block % 2 * 2;
+    to =
+        reinterpret_cast<uint4*>(x_buffer) + ((block * kTokenTiles + token / 8) * 4 + quarter) * 32 + token % 8 * 4 + t;
     scales = lane_of_block == 0 ? x_scales + block * kTokens + token : nullptr;
     token += place.token_tile * kTokens;
   }
@@ -88,10 +94,12 @@ struct PanelX {
         uint4* place = to + step * kBlockWords + turn % kTokenTurns * (kPairs / 8 * 4 * 32);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const std::uint32_t p[4] = {x[i].pairs[4 * half], x[i].pairs[4 * half + 1], x[i].pairs[4 * half + 2], x[i].pairs[4 * half + 3]};
-          place[half * kOtherHalf] = kNaturalPairs ? make_uint4(p[0], p[1], p[2], p[3])
-                                                   : make_uint4(__byte_perm(p[0], p[1], 0x7632), __byte_perm(p[0], p[1], 0x5410),
-                                                                __byte_perm(p[2], p[3], 0x7632), __byte_perm(p[2], p[3], 0x5410));
+          const std::uint32_t p[4] = {x[i].pairs[4 * half], x[i].pairs[4 * half + 1], x[i].pairs[4 * half + 2],
+                                      x[i].pairs[4 * half + 3]};
+          place[half * kOtherHalf] = kNaturalPairs
+                                         ? make_uint4(p[0], p[1], p[2], p[3])
+                                         : make_uint4(__byte_perm(p[0], p[1], 0x7632), __byte_perm(p[0], p[1], 0x5410),
+                                                      __byte_perm(p[2], p[3], 0x7632), __byte_perm(p[2], p[3], 0x5410));
         }
       }
       first += kTogether;

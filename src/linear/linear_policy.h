@@ -31,12 +31,16 @@ struct SkinnyTile {
   constexpr std::int32_t tokens() const noexcept { return warps_k == 8 ? 4 : 8; }
   constexpr std::int32_t chunk() const noexcept { return kBlockK * warps_k; }  ///< elements of K a step
   /// x lies in shared memory for so many blocks of K at a time: 32 KiB of it, half beside the wider ring of bf16 weights.
-  constexpr std::int32_t phase_blocks(LinearForm form) const noexcept { return (form == LinearForm::plain ? 64 : 128) / tokens(); }
+  constexpr std::int32_t phase_blocks(LinearForm form) const noexcept {
+    return (form == LinearForm::plain ? 64 : 128) / tokens();
+  }
   /// f32 sums of one tile, in the order of the tensor cores' fragments.
   constexpr std::int64_t sums() const noexcept { return std::int64_t{rows()} * 8; }
 
   constexpr std::int32_t stages(LinearForm form) const noexcept { return form == LinearForm::plain ? 2 : 3; }
-  constexpr std::int32_t stage_bytes(LinearForm form) const noexcept { return kWarps * 16 * kBlockK * (form == LinearForm::plain ? 2 : 1); }
+  constexpr std::int32_t stage_bytes(LinearForm form) const noexcept {
+    return kWarps * 16 * kBlockK * (form == LinearForm::plain ? 2 : 1);
+  }
   constexpr std::int32_t x_bytes(LinearForm form) const noexcept { return phase_blocks(form) * tokens() * kBlockK * 2; }
   /// Sums cross warps in a place of their own, twice.
   constexpr std::int32_t exchange_bytes() const noexcept { return static_cast<std::int32_t>(warps_k * sums() * 4 * 2); }
@@ -49,8 +53,8 @@ struct SkinnyTile {
 /// More tokens are the panel kernel's (linear_panel_policy.h).
 constexpr std::int32_t kMostSkinnyTokens = 8;
 
-/// Few tokens want few rows a block, so that the blocks share K among their own warps. Where K is one step of eight warps, a block would
-/// add up and store after every step.
+/// Few tokens want few rows a block, so that the blocks share K among their own warps. Where K is one step of eight
+/// warps, a block would add up and store after every step.
 constexpr SkinnyTile skinny_tile(std::int64_t num_tokens, std::int32_t in_dim) noexcept {
   return {num_tokens <= 4 && in_dim > 1024 ? 8 : 4};
 }

@@ -40,7 +40,8 @@ TEST(Bench, WritesOneJsonObjectALine) {
 TEST(Bench, WritesAStepOfALayerALine) {
   const TempFolder folder;
   const std::string path = folder.file("steps.jsonl");
-  const Outcome outcome = run_fathom({"bench", "--model-layer", "v4-flash", "--layer", "window", "--tokens", "1", "--batch", "1,2", "--context", "3,5", "--json", path});
+  const Outcome outcome = run_fathom({"bench", "--model-layer", "v4-flash", "--layer", "window", "--tokens", "1",
+                                      "--batch", "1,2", "--context", "3,5", "--json", path});
   ASSERT_EQ(outcome.code, kOk) << outcome.err;
   std::ifstream file(path);
   std::vector<std::tuple<std::string, int, int>> steps;
@@ -54,9 +55,13 @@ TEST(Bench, WritesAStepOfALayerALine) {
     EXPECT_NEAR(json["total_seconds"].get<double>(), total, 1e-9);
     steps.emplace_back(json["step"], json["batch"], json["context"]);
   }
-  const std::vector<std::tuple<std::string, int, int>> expected{{"prefill", 1, 0}, {"decode", 1, 3}, {"decode", 2, 3}, {"decode", 1, 5}, {"decode", 2, 5}};
+  const std::vector<std::tuple<std::string, int, int>> expected{
+      {"prefill", 1, 0}, {"decode", 1, 3}, {"decode", 2, 3}, {"decode", 1, 5}, {"decode", 2, 5}};
   EXPECT_EQ(steps, expected);
-  EXPECT_EQ(run_fathom({"bench", "--model-layer", "v4-flash", "--layer", "window", "--tokens", "1", "--json", "/nowhere/steps.jsonl"}).code, kFailed);
+  EXPECT_EQ(run_fathom({"bench", "--model-layer", "v4-flash", "--layer", "window", "--tokens", "1", "--json",
+                        "/nowhere/steps.jsonl"})
+                .code,
+            kFailed);
 }
 
 TEST(Bench, RunsTheForcedImplementation) {
