@@ -14,7 +14,7 @@ namespace fathom {
 /// warp takes a unit of 16 or 32 rows at a time, 128 bytes of each a step.
 struct PanelTile {
   std::int32_t warps = 0;
-  std::int32_t row_tiles = 0;    ///< of rows, a warp's; more of them share what is read of x
+  std::int32_t row_tiles = 0;    ///< of 16 rows, a warp's
   std::int32_t token_tiles = 0;  ///< of eight tokens
 
   static constexpr std::int32_t kBlockK = 128, kStages = 4;
@@ -39,11 +39,16 @@ struct PanelTile {
 };
 
 /// Where there is room a block has 96 KB of weights on the way, which is what Hopper's memory wants; elsewhere half of
-/// that.
-constexpr PanelTile panel_tile(std::int64_t num_tokens, const DeviceLimits& limits) noexcept {
-  const std::int32_t token_tiles = num_tokens <= 8 ? 1 : num_tokens <= 16 ? 2 : num_tokens <= 32 ? 4 : 8;
-  if (limits.shared_bytes_per_block >= 200 * 1024) return {16, 1, token_tiles};
-  return {8, 1, token_tiles};
+/// that. With 32 tokens, what is read of x binds: fewer warps of more rows read it less, but are slower at its making
+/// and at the meeting of parts, so only where K is one panel.
+constexpr PanelTile panel_tile(const LinearProblem& problem, std::int64_t num_tokens,
+                               const DeviceLimits& limits) noexcept {
+  const std::int32_t token_tiles = num_tokens <= 16 ? 2 : num_tokens <= 32 ? 4 : 8;
+  if (limits.shared_bytes_per_block < 200 * 1024) return {8, 1, token_tiles};
+  constexpr PanelTile kTall{8, 2, 4};
+  const bool is_one_panel = problem.in_dim <= kTall.most_blocks(limits) * PanelTile::kBlockK;
+  if (token_tiles == 4 && problem.weight_dtype == DType::e4m3 && is_one_panel) return kTall;
+  return {16, 1, token_tiles};
 }
 
 struct PanelPolicy {
@@ -80,7 +85,7 @@ constexpr PanelPolicy panel_policy(const LinearProblem& problem, std::int64_t nu
   constexpr std::int32_t kMostSplits = 16;
   const std::int32_t slots = limits.num_multiprocessors;
   PanelPolicy policy;
-  policy.tile = panel_tile(num_tokens, limits);
+  policy.tile = panel_tile(problem, num_tokens, limits);
   const std::int32_t warps = policy.tile.warps;
   policy.row_units = (problem.out_dim + policy.tile.rows() - 1) / policy.tile.rows();
   policy.token_tiles = static_cast<std::int32_t>(

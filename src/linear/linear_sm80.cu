@@ -43,10 +43,11 @@ template <bool kIsE4m3, int kWarps, int kRowTiles, int kTokenTiles>
 constexpr PanelVariant panel_variant() {
   return {kIsE4m3, {kWarps, kRowTiles, kTokenTiles}, panel_kernel<kIsE4m3, kWarps, kRowTiles, kTokenTiles>};
 }
-#define FATHOM_PANEL_TILES(is_e4m3, warps, rows)                                                             \
-  panel_variant<is_e4m3, warps, rows, 2>(), panel_variant<is_e4m3, warps, rows, 4>(), panel_variant<is_e4m3, warps, rows, 8>()
-constexpr PanelVariant kPanelVariants[] = {FATHOM_PANEL_TILES(true, 8, 1), FATHOM_PANEL_TILES(true, 16, 1), FATHOM_PANEL_TILES(false, 8, 1),
-                                           FATHOM_PANEL_TILES(false, 16, 1)};
+#define FATHOM_PANEL_TILES(is_e4m3, warps) \
+  panel_variant<is_e4m3, warps, 1, 2>(), panel_variant<is_e4m3, warps, 1, 4>(), panel_variant<is_e4m3, warps, 1, 8>()
+constexpr PanelVariant kPanelVariants[] = {FATHOM_PANEL_TILES(true, 8), FATHOM_PANEL_TILES(true, 16),
+                                           FATHOM_PANEL_TILES(false, 8), FATHOM_PANEL_TILES(false, 16),
+                                           panel_variant<true, 8, 2, 4>()};
 #undef FATHOM_PANEL_TILES
 
 PanelKernel panel_kernel_of(bool is_e4m3, const PanelTile& tile) {
@@ -77,7 +78,9 @@ Shares largest_shares(const LinearProblem& problem, const DeviceLimits& limits) 
     shares.floats = std::max(shares.floats, policy.scratch_floats());
     shares.counters = std::max<std::int64_t>(shares.counters, policy.splits > 1 ? policy.items() : 0);
   }
-  // A tile's parts of K do not depend on how many tokens it has; the most tokens that are left to the panel kernel have the most tiles.
+  if (problem.num_tokens <= kMostSkinnyTokens) return shares;
+  // A tile's parts of K do not depend on how many tokens it has; the most tokens that are left to the panel kernel have
+  // the most tiles.
   std::int64_t most = std::min<std::int64_t>(64, problem.num_tokens);
   while (most < problem.num_tokens && !takes_tiles(problem, most + 1, limits)) most = std::min<std::int64_t>(most + 64, problem.num_tokens);
   for (const std::int64_t tokens : {std::int64_t{16}, std::int64_t{32}, most}) {
@@ -149,7 +152,7 @@ Result<Prepared> prepare_linear_sm80(const LinearProblem& problem, const Device&
   }
   for (const PanelVariant& variant : kPanelVariants) {
     const DeviceLimits& limits = device.limits();
-    if (variant.is_e4m3 != is_e4m3(problem) || variant.tile.warps != panel_tile(1, limits).warps) continue;
+    if (variant.is_e4m3 != is_e4m3(problem) || variant.tile.most_blocks(limits) < 1) continue;
     FATHOM_TRY(allow_shared_bytes("linear", device, variant.kernel, variant.tile.shared_bytes(variant.tile.most_blocks(limits))));
   }
   FATHOM_ASSIGN(settled->begins_early, can_begin_early("linear", device, kernel_of(form, SkinnyTile{8})));

@@ -23,17 +23,26 @@ LinearProblem weight(DType dtype, std::int32_t in_dim, std::int32_t out_dim, std
 
 TEST(LinearPanelPolicy, PanelsFitEveryDevice) {
   for (const DeviceLimits& limits : {kH100, kA100, kL20}) {
-    for (int tokens = 1; tokens <= 64; ++tokens) {
-      const PanelTile tile = panel_tile(tokens, limits);
-      EXPECT_GE(tile.tokens(), tokens);
-      EXPECT_GE(tile.most_blocks(limits), 1);
-      for (const int in_dim : {16, 1024, 4096, 1 << 20}) {
-        const PanelPolicy policy = panel_policy(weight(DType::e4m3, in_dim, 512), tokens, limits);
-        EXPECT_LE(policy.panel_blocks, PanelTile::kMostBlocks) << "a lane has two scale bytes";
-        EXPECT_LE(policy.shared_bytes(), limits.shared_bytes_per_block) << tokens << " " << in_dim;
+    for (const DType dtype : {DType::e4m3, DType::bf16}) {
+      for (int tokens = 9; tokens <= 64; ++tokens) {
+        for (const int in_dim : {16, 1024, 4096, 1 << 20}) {
+          const PanelPolicy policy = panel_policy(weight(dtype, in_dim, 512), tokens, limits);
+          EXPECT_GE(policy.tile.tokens(), tokens);
+          EXPECT_GE(policy.panel_blocks, 1);
+          EXPECT_LE(policy.panel_blocks, PanelTile::kMostBlocks) << "a lane has two scale bytes";
+          EXPECT_LE(policy.shared_bytes(), limits.shared_bytes_per_block) << tokens << " " << in_dim;
+        }
       }
     }
   }
+}
+
+TEST(LinearPanelPolicy, RowsOfATileGoWithItsTokens) {
+  EXPECT_EQ(panel_tile(weight(DType::e4m3, 1024, 512), 32, kH100), (PanelTile{8, 2, 4}));
+  EXPECT_EQ(panel_tile(weight(DType::e4m3, 8192, 512), 32, kH100), (PanelTile{16, 1, 4}));
+  EXPECT_EQ(panel_tile(weight(DType::bf16, 1024, 512), 32, kH100), (PanelTile{16, 1, 4}));
+  EXPECT_EQ(panel_tile(weight(DType::e4m3, 1024, 512), 9, kH100), (PanelTile{16, 1, 2}));
+  EXPECT_EQ(panel_tile(weight(DType::e4m3, 1024, 512), 32, kA100), (PanelTile{8, 1, 4}));
 }
 
 TEST(LinearPanelPolicy, PartsOfKDoNotDependOnTheTokensOfATile) {
