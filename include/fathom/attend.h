@@ -14,6 +14,13 @@ enum class RowsBy : std::uint8_t {
 };
 inline constexpr const char* kRowsByWords[] = {"none", "list", "range"};
 
+/// Where a query's rows are cut among blocks of a GPU. It decides the order of sums, hence the last bits.
+enum class Split : std::uint8_t {
+  balanced,  ///< so that the device is full: by the step's queries and the multiprocessors
+  fixed,     ///< by the query's own rows alone: the same bits in any batch, on any GPU of the same implementation
+};
+inline constexpr const char* kSplitWords[] = {"balanced", "fixed"};
+
 struct AttendProblem {
   std::int32_t num_tokens = 1;   ///< query tokens of this step, all sequences together
   std::int32_t num_seqs = 1;     ///< rows of the block tables
@@ -31,6 +38,7 @@ struct AttendProblem {
   CacheFormat entries_format = CacheFormat::kv_e4m3_ue8m0;
   std::int32_t entries_page_size = 64;
   std::int32_t entries_width = 0;
+  Split split = Split::balanced;
 
   bool operator==(const AttendProblem&) const = default;
   static const ProblemSpec& spec() noexcept;
@@ -85,6 +93,8 @@ using AttendPlan = Plan<AttendProblem>;
 /// first width of them: give the widest range any query has.
 /// A query that sees nothing, or only rows whose logit is -inf: out = 0, lse = max_logits = -inf.
 /// attn_sink = -inf: no effect; +inf: out = 0.
+/// split=fixed: a query's bits depend on its own q, rows and sinks alone, where q and out start rows on 16 bytes and caches
+/// pages on 16 or not, alike. CPUs never cut otherwise.
 /// Slots outside the cache, and ranges past the block table, are absent and never read, so what lies there (NaN
 /// included) cannot reach the output.
 /// Errors  invalid_argument: shape, dtype or device differs from the table; a row set's arguments do not fit its kind.

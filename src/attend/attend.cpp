@@ -23,6 +23,7 @@ constexpr ProblemField kFields[] = {
     {offsetof(AttendProblem, softmax_scale), FieldKind::real, "softmax_scale", "factor on q . k"},
     FATHOM_SET_FIELDS(window),
     FATHOM_SET_FIELDS(entries),
+    {offsetof(AttendProblem, split), FieldKind::word, "split", "where rows are cut on a GPU: balanced fills it; fixed: by the query alone", 0, 0, kSplitWords},
 };
 #undef FATHOM_SET_FIELDS
 constexpr AttendProblem kDefaults;

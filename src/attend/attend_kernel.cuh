@@ -4,6 +4,7 @@
 
 #include <bit>
 
+#include "attend/attend_policy.h"
 #include "attend/row_walk.h"
 #include "device/mma.cuh"
 #include "device/rows.cuh"
@@ -40,6 +41,7 @@ struct Launch {
   PagedCacheView caches[2];
   SetPlace places[2];
   std::int64_t units;  ///< queries times their blocks of heads
+  std::int64_t first_unit;  ///< of this launch, where one is not enough
   int heads;           ///< of a block, at most
   int splits;          ///< blocks that share a query's rows
   int parts;           ///< of them that leave their sums in memory: all, or one for each cluster

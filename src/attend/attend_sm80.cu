@@ -18,7 +18,7 @@ __device__ __forceinline__ void lane_elements(const float (&out)[kHeads / 16][8]
   }
 }
 
-/// Leaves this split's sums and states; the block that comes last merges all of the query's, in the order of the splits.
+/// Leaves this split's sums and states (`unit` is the launch's own number); the block that comes last merges all of the query's, in the order of the splits.
 template <int kHeads>
 __device__ void merge_splits(const Launch& launch, Shared<kHeads>& shared, std::int64_t unit, std::int64_t t, int first_head,
                              const float (&out)[kHeads / 16][8][4]) {
@@ -68,12 +68,11 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
   extern __shared__ __align__(128) std::uint8_t shared_bytes[];
   Shared<kHeads>& shared = *reinterpret_cast<Shared<kHeads>*>(shared_bytes);
   const int head_blocks = (launch.problem.num_heads + kHeads - 1) / kHeads;
-  const std::int64_t unit = blockIdx.x, t = unit / head_blocks;
+  const std::int64_t unit = launch.first_unit + blockIdx.x, t = unit / head_blocks;
   const int first_head = static_cast<int>(unit % head_blocks) * kHeads;
   const Rows rows(launch, t);
-  const int tiles = (rows.count() + kRows - 1) / kRows;
-  const int begin = static_cast<int>(std::int64_t{tiles} * blockIdx.y / launch.splits);
-  const int end = static_cast<int>(std::int64_t{tiles} * (blockIdx.y + 1) / launch.splits);
+  const TileShare share = share_of((rows.count() + kRows - 1) / kRows, blockIdx.y, launch.splits, launch.problem.split);
+  const int begin = share.begin, end = share.end;
   // The rotary block's warp has the least to decode: it looks up the rows, its lane's row of every tile.
   const bool is_rotary = threadIdx.x / 32 == kWarps - 1;
   const int lane = threadIdx.x % 32;
@@ -139,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     shared.total[threadIdx.x / 8] = state.total;
   }
   __syncthreads();
-  if (launch.splits > 1) return merge_splits<kHeads>(launch, shared, unit, t, first_head, out);
+  if (launch.splits > 1) return merge_splits<kHeads>(launch, shared, blockIdx.x, t, first_head, out);
 
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
 #pragma unroll
@@ -200,7 +199,7 @@ Result<Prepared> prepare_attend_sm80(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, {}, 0, 0, 1, 1, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, {}, 0, 0, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
   if (!is_addressable(parameters, 8) || !has_aligned_rows(args.q) || !has_aligned_rows(args.out)) return attend_simt(problem, args, context);
   const bool in_sixteens = is_addressable(parameters, 16);
@@ -214,8 +213,13 @@ Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const R
   parameters.sums = pieces.sums;
   parameters.states = pieces.states;
   parameters.counters = static_cast<int*>(context.workspace.counters.data);
-  const auto start = [&](auto* kernel, std::size_t shared_bytes) {
-    return launch("attend", context, kernel, dim3(static_cast<unsigned>(units), parameters.splits), dim3(kThreads), shared_bytes, parameters);
+  const auto start = [&](auto* kernel, std::size_t shared_bytes) -> Status {
+    const std::int64_t at_a_time = policy.units_of_launch(units);
+    for (std::int64_t& first = parameters.first_unit; first < units; first += at_a_time) {
+      const auto count = static_cast<unsigned>(std::min(at_a_time, units - first));
+      FATHOM_TRY(launch("attend", context, kernel, dim3(count, parameters.splits), dim3(kThreads), shared_bytes, parameters));
+    }
+    return {};
   };
   if (policy.heads_per_block == 16) {
     return in_sixteens ? start(attend_kernel<16, 16>, shared_bytes_of<16>()) : start(attend_kernel<16, 8>, shared_bytes_of<16>());

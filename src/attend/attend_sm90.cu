@@ -211,6 +211,9 @@ Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device&
   // Views that this kernel cannot read go to the other.
   FATHOM_ASSIGN(Prepared prepared, prepare_attend_sm80(problem, device, options));
   const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(device));
+  const int cluster = fixed_pieces(policy.tiles);
+  if (problem.split == Split::fixed && policy.room[cluster] == 0)
+    return Status::unsupported("attend: cuda:sm90 needs clusters of %d blocks for split=fixed, and the device has no room for one", cluster);
   const AttendSm90Policy::Most most = policy.most(problem.num_tokens, problem.num_heads);
   Scratch scratch;
   lay_out(most.parts, scratch);
@@ -221,7 +224,7 @@ Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, {}, 0, 0, 1, 1, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, {}, 0, 0, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
   const std::int64_t num_tokens = args.q.shape[0];
   const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) &&

@@ -74,12 +74,11 @@ struct Unit {
 struct Range {
   int first_row, end_row, tiles;
   __device__ Range(const Launch& launch, const Rows& rows) {
-    const int all = (rows.count() + kTileRows - 1) / kTileRows;
-    const int begin = static_cast<int>(std::int64_t{all} * blockIdx.y / launch.splits);
-    const int end = static_cast<int>(std::int64_t{all} * (blockIdx.y + 1) / launch.splits);
-    first_row = begin * kTileRows;
-    end_row = min(end * kTileRows, rows.count());
-    tiles = end - begin;
+    const TileShare share =
+        share_of((rows.count() + kTileRows - 1) / kTileRows, blockIdx.y, launch.splits, launch.problem.split);
+    first_row = share.begin * kTileRows;
+    end_row = min(share.end * kTileRows, rows.count());
+    tiles = share.end - share.begin;
   }
 };
 

@@ -185,6 +185,7 @@ Result<AnyPlan> plan_attention(const LayerProblem& problem, const Device& device
   attend.entries_format = problem.entries_format;
   attend.entries_page_size = problem.entries_page_size;
   attend.entries_width = has_index(problem) ? problem.index_topk : has_entries(problem) ? problem.max_entries : 0;
+  attend.split = problem.split;
   return any_plan(plan_attend(attend, device, options));
 }
 

@@ -44,6 +44,7 @@ constexpr ProblemField kFields[] = {
     FATHOM_PAGE_SIZE(state_page_size, "state rows of a page"),
     FATHOM_PAGE_SIZE(index_state_page_size, "the indexer's state rows of a page"),
     {offsetof(LayerProblem, norm_eps), FieldKind::real, "norm_eps", "added to every mean square", 0, 1},
+    {offsetof(LayerProblem, split), FieldKind::word, "split", "attend's: where rows are cut on a GPU", 0, 0, kSplitWords},
 };
 #undef FATHOM_PAGE_SIZE
 #undef FATHOM_WEIGHT_DTYPE
