@@ -87,18 +87,17 @@ static_assert(lists_every_field<AttendArgs>(kAttendArgs));
 
 using AttendPlan = Plan<AttendProblem>;
 
-/// l_i = (q . row_i) * softmax_scale;  lse = ln(sum exp(l_i));  out = sum exp(l_i) row_i[:value_dim] / (sum exp(l_i) + exp(sink))
-/// over the rows of both sets together. A row that stands in both sets, or twice in a list, counts twice.
+/// l_i = (q . row_i) * softmax_scale;  lse = ln(sum exp(l_i));  out = sum exp(l_i) row_i[:value_dim] / (sum exp(l_i) +
+/// exp(sink)) over the rows of both sets together. A row that stands in both sets, or twice in a list, counts twice.
 /// With bf16 q an implementation may round the probabilities to bf16 or f16. A range of more than width rows keeps the
 /// first width of them: give the widest range any query has.
 /// A query that sees nothing, or only rows whose logit is -inf: out = 0, lse = max_logits = -inf.
 /// attn_sink = -inf: no effect; +inf: out = 0.
-/// split=fixed: a query's bits depend on its own q, rows and sinks alone, where q and out start rows on 16 bytes and caches
-/// pages on 16 or not, alike. CPUs never cut otherwise.
-/// Slots outside the cache, and ranges past the block table, are absent and never read, so what lies there (NaN
-/// included) cannot reach the output.
-/// Errors  invalid_argument: shape, dtype or device differs from the table; a row set's arguments do not fit its kind.
-/// Source  spec 6.1, 6.2; definition in src/attend/attend_reference.cpp.
+/// split=fixed: a query's bits depend on its own q, rows and sinks alone, where q and out start rows on 16 bytes and
+/// caches pages on 16 or not, alike. CPUs never cut otherwise. Slots outside the cache, and ranges past the block
+/// table, are absent and never read, so what lies there (NaN included) cannot reach the output. Errors
+/// invalid_argument: shape, dtype or device differs from the table; a row set's arguments do not fit its kind. Source
+/// spec 6.1, 6.2; definition in src/attend/attend_reference.cpp.
 Result<AttendPlan> plan_attend(const AttendProblem& problem, const Device& device, const PlanOptions& options = {}) noexcept;
 Status attend(const AttendPlan& plan, const AttendArgs& args, const Workspace& workspace, Stream stream = {}) noexcept;
 

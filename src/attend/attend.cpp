@@ -13,17 +13,21 @@ namespace {
       {offsetof(AttendProblem, SET##_page_size), FieldKind::integer, #SET "_page_size", "rows of a page", 1, kMaxPageSize},        \
       {offsetof(AttendProblem, SET##_width), FieldKind::integer, #SET "_width", "list: columns; range: most rows of a query", 0, kMaxEntries}
 constexpr ProblemField kFields[] = {
-    {offsetof(AttendProblem, num_tokens), FieldKind::capacity, "num_tokens", "query tokens of a step, at most", 0, kMaxTokens},
-    {offsetof(AttendProblem, num_seqs), FieldKind::capacity, "num_seqs", "rows of the block tables, at most", 0, kMaxSeqs},
+    {offsetof(AttendProblem, num_tokens), FieldKind::capacity, "num_tokens", "query tokens of a step, at most", 0,
+     kMaxTokens},
+    {offsetof(AttendProblem, num_seqs), FieldKind::capacity, "num_seqs", "rows of the block tables, at most", 0,
+     kMaxSeqs},
     {offsetof(AttendProblem, num_heads), FieldKind::integer, "num_heads", "query heads", 1, kMaxHeads},
     {offsetof(AttendProblem, head_dim), FieldKind::integer, "head_dim", "elements of q and of a key", 1, 4096},
-    {offsetof(AttendProblem, value_dim), FieldKind::integer, "value_dim", "leading elements of a row that are its value", 1, 4096},
+    {offsetof(AttendProblem, value_dim), FieldKind::integer, "value_dim",
+     "leading elements of a row that are its value", 1, 4096},
     {offsetof(AttendProblem, q_dtype), FieldKind::dtype, "q_dtype", "f32 or bf16"},
     {offsetof(AttendProblem, out_dtype), FieldKind::dtype, "out_dtype", "f32 or bf16"},
     {offsetof(AttendProblem, softmax_scale), FieldKind::real, "softmax_scale", "factor on q . k"},
     FATHOM_SET_FIELDS(window),
     FATHOM_SET_FIELDS(entries),
-    {offsetof(AttendProblem, split), FieldKind::word, "split", "where rows are cut on a GPU: balanced fills it; fixed: by the query alone", 0, 0, kSplitWords},
+    {offsetof(AttendProblem, split), FieldKind::word, "split",
+     "where rows are cut on a GPU: balanced fills it; fixed: by the query alone", 0, 0, kSplitWords},
 };
 #undef FATHOM_SET_FIELDS
 constexpr AttendProblem kDefaults;

@@ -173,7 +173,10 @@ constexpr AttendSm80Policy attend_sm80_policy(const AttendProblem& problem, cons
   policy.heads_per_block = problem.num_heads <= 16 || few ? 16 : 32;
   policy.target_blocks = std::int64_t{2} * limits.num_multiprocessors;
   policy.split = problem.split;
-  policy.most_splits = problem.split == Split::fixed ? fixed_pieces(tiles) : static_cast<int>(std::clamp<std::int64_t>(tiles / kLeastTilesOfSplit, 1, kMostAttendSplits));
+  policy.most_splits =
+      problem.split == Split::fixed
+          ? fixed_pieces(tiles)
+          : static_cast<int>(std::clamp<std::int64_t>(tiles / kLeastTilesOfSplit, 1, kMostAttendSplits));
   return policy;
 }
 

@@ -18,7 +18,8 @@ __device__ __forceinline__ void lane_elements(const float (&out)[kHeads / 16][8]
   }
 }
 
-/// Leaves this split's sums and states (`unit` is the launch's own number); the block that comes last merges all of the query's, in the order of the splits.
+/// Leaves this split's sums and states (`unit` is the launch's own number); the block that comes last merges all of the
+/// query's, in the order of the splits.
 template <int kHeads>
 __device__ void merge_splits(const Launch& launch, Shared<kHeads>& shared, std::int64_t unit, std::int64_t t, int first_head,
                              const float (&out)[kHeads / 16][8][4]) {
@@ -217,7 +218,8 @@ Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const R
     const std::int64_t at_a_time = policy.units_of_launch(units);
     for (std::int64_t& first = parameters.first_unit; first < units; first += at_a_time) {
       const auto count = static_cast<unsigned>(std::min(at_a_time, units - first));
-      FATHOM_TRY(launch("attend", context, kernel, dim3(count, parameters.splits), dim3(kThreads), shared_bytes, parameters));
+      FATHOM_TRY(
+          launch("attend", context, kernel, dim3(count, parameters.splits), dim3(kThreads), shared_bytes, parameters));
     }
     return {};
   };

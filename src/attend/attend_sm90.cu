@@ -213,7 +213,8 @@ Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device&
   const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(device));
   const int cluster = fixed_pieces(policy.tiles);
   if (problem.split == Split::fixed && policy.room[cluster] == 0)
-    return Status::unsupported("attend: cuda:sm90 needs clusters of %d blocks for split=fixed, and the device has no room for one", cluster);
+    return Status::unsupported(
+        "attend: cuda:sm90 needs clusters of %d blocks for split=fixed, and the device has no room for one", cluster);
   const AttendSm90Policy::Most most = policy.most(problem.num_tokens, problem.num_heads);
   Scratch scratch;
   lay_out(most.parts, scratch);

@@ -10,7 +10,8 @@ constexpr Determinism cpu(const char* op, const char* implementation = "cpu") {
 constexpr Determinism definition(const char* op) { return cpu(op, "reference"); }
 // CUDA: sums run in a fixed order for one shape. How a shape is split, or which form of a kernel takes it, follows the
 // number of tokens where the word is "not guaranteed".
-constexpr Determinism cuda(const char* op, const char* implementation, Word batch_invariance, const char* condition = "") {
+constexpr Determinism cuda(const char* op, const char* implementation, Word batch_invariance,
+                           const char* condition = "") {
   return {op, implementation, DeviceKind::cuda, Word::supported, batch_invariance, condition};
 }
 

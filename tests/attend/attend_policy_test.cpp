@@ -86,7 +86,7 @@ TEST(AttendPolicy, FixedPiecesAreTheQuerysOwn) {
   EXPECT_EQ(fixed_pieces(0), 1);
   EXPECT_EQ(fixed_pieces(8), 1);
   EXPECT_EQ(fixed_pieces(9), 2);
-  EXPECT_EQ(fixed_pieces(20), 3);   // 640 rows
+  EXPECT_EQ(fixed_pieces(20), 3);  // 640 rows
   EXPECT_EQ(fixed_pieces(57), 8);
   EXPECT_EQ(fixed_pieces(std::int64_t{1} << 20), 8);
   for (const int tiles : {0, 1, 8, 9, 20, 36, 64, 260}) {

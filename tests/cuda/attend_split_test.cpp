@@ -1,5 +1,5 @@
-// attend with split=fixed: the bits of a query are its own, whatever stands beside it in the batch, whatever the plan was
-// made for, on however many multiprocessors. With split=balanced they are not, which shows that the test can fail.
+// attend with split=fixed: the bits of a query are its own, whatever stands beside it in the batch, whatever the plan
+// was made for, on however many multiprocessors. With split=balanced they are not, which shows that the test can fail.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -23,7 +23,8 @@ constexpr int kQueries = 64;
 
 class AttendSplit : public testing::TestWithParam<const char*> {
  protected:
-  /// The pieces of the case, each in a call of its own. Plans are made for `capacity` queries, 0: as many as the piece has.
+  /// The pieces of the case, each in a call of its own. Plans are made for `capacity` queries, 0: as many as the piece
+  /// has.
   static Result<WatchedRun> run(const OpCase& built, const Device& device, const AttendProblem& problem,
                                 const std::vector<Piece>& pieces, int capacity) {
     FATHOM_ASSIGN(const harness::DeviceCase arguments, harness::DeviceCase::create(built, device));
@@ -63,9 +64,12 @@ class AttendSplit : public testing::TestWithParam<const char*> {
       const AttendProblem& problem;
       std::int64_t queries;
       int capacity;
-    } runs[] = {{"alone", device, problem, 1, 0},          {"alone, planned for many", device, problem, 1, kQueries},
-                {"in sevens", device, problem, 7, 0},      {"in one, planned for thousands", device, problem, kQueries, 5000},
-                {"on four processors", small, problem, kQueries, 0}, {"alone on four processors", small, problem, 1, 0},
+    } runs[] = {{"alone", device, problem, 1, 0},
+                {"alone, planned for many", device, problem, 1, kQueries},
+                {"in sevens", device, problem, 7, 0},
+                {"in one, planned for thousands", device, problem, kQueries, 5000},
+                {"on four processors", small, problem, kQueries, 0},
+                {"alone on four processors", small, problem, 1, 0},
                 {"planned for more rows", device, wide, 7, 0}};
     const auto whole = run(built.value(), device, problem, {{0, kQueries}}, 0);
     EXPECT_TRUE(whole.ok()) << whole.status().text();
@@ -95,7 +99,8 @@ constexpr const char* kShapes[] = {
 TEST_P(AttendSplit, FixedBitsAreTheQuerysOwn) {
   FATHOM_NEEDS_CUDA(device);
   if (!is_here(device)) GTEST_SKIP() << GetParam() << " is for another GPU";
-  for (const char* shape : kShapes) EXPECT_EQ(differing(device, shape, Split::fixed), std::vector<std::string>{}) << shape;
+  for (const char* shape : kShapes)
+    EXPECT_EQ(differing(device, shape, Split::fixed), std::vector<std::string>{}) << shape;
 }
 
 TEST_P(AttendSplit, BalancedBitsAreNot) {
@@ -105,11 +110,12 @@ TEST_P(AttendSplit, BalancedBitsAreNot) {
   EXPECT_NE(differing(device, kShapes[0], Split::balanced), std::vector<std::string>{});
 }
 
-INSTANTIATE_TEST_SUITE_P(All, AttendSplit, testing::Values("cuda:sm90", "cuda:sm80", "cuda:simt"), [](const auto& tested) {
-  std::string name = tested.param;
-  std::replace(name.begin(), name.end(), ':', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(All, AttendSplit, testing::Values("cuda:sm90", "cuda:sm80", "cuda:simt"),
+                         [](const auto& tested) {
+                           std::string name = tested.param;
+                           std::replace(name.begin(), name.end(), ':', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace fathom

@@ -34,7 +34,8 @@ struct Piece {
 };
 
 /// A case's views, of these tokens alone.
-inline std::vector<TensorView> views_of_piece(const harness::OpCase& built, std::vector<TensorView> views, const Piece& piece) {
+inline std::vector<TensorView> views_of_piece(const harness::OpCase& built, std::vector<TensorView> views,
+                                              const Piece& piece) {
   for (std::size_t i = 0; i < views.size(); ++i) {
     const int dimension = token_dimension(built.op->args[i]);
     if (dimension < 0 || views[i].is_absent()) continue;
