@@ -66,6 +66,9 @@ int main(void) {
       fathom_tensor_packed(out, FATHOM_F32, 3, kTokens, kHeads, kDim, 0),
       absent, /* lse */
       absent, /* max_logits */
+      absent, /* rope_table: queries come rotated, the result stays so */
+      absent, /* positions */
+      absent, /* out_scale */
   };
   check(fathom_run(plan, args, (int32_t)(sizeof(args) / sizeof(args[0])), &workspace, NULL, &status), &status);
 

@@ -39,6 +39,10 @@ struct AttendProblem {
   std::int32_t entries_page_size = 64;
   std::int32_t entries_width = 0;
   Split split = Split::balanced;
+  QForm q_form = QForm::final;
+  OutForm out_form = OutForm::plain;
+  std::int32_t rope_dim = 64;  ///< raw q, and out that is not plain: rotated elements, the last of a head
+  float norm_eps = 1e-6f;      ///< raw q
 
   bool operator==(const AttendProblem&) const = default;
   static const ProblemSpec& spec() noexcept;
@@ -58,6 +62,7 @@ struct AttendArgs {
   TensorView q, seq_ids;
   RowSet window, entries;
   TensorView attn_sink, out, lse, max_logits;
+  TensorView rope_table, positions, out_scale;
 };
 
 #define FATHOM_ROW_SET_ARGS(SET)                                                                                              \
@@ -73,14 +78,21 @@ struct AttendArgs {
        "range: page ids; -1 = none"}
 
 inline constexpr ArgSpec kAttendArgs[] = {
-    {offsetof(AttendArgs, q), Role::in, "q", "num_tokens num_heads head_dim", "$q_dtype", "RoPE applied"},
+    {offsetof(AttendArgs, q), Role::in, "q", "num_tokens num_heads head_dim", "$q_dtype",
+     "final: head-normed and rotated; raw: neither"},
     {offsetof(AttendArgs, seq_ids), Role::optional_in, "seq_ids", "num_tokens", "i32", "row of the block tables; required with a range"},
     FATHOM_ROW_SET_ARGS(window),
     FATHOM_ROW_SET_ARGS(entries),
     {offsetof(AttendArgs, attn_sink), Role::optional_in, "attn_sink", "num_heads", "f32", "logit that joins the denominator only; absent = none"},
-    {offsetof(AttendArgs, out), Role::out, "out", "num_tokens num_heads value_dim", "$out_dtype", "RoPE not undone"},
+    {offsetof(AttendArgs, out), Role::out, "out", "num_tokens num_heads value_dim", "$out_dtype", "plain: RoPE not undone"},
     {offsetof(AttendArgs, lse), Role::optional_out, "lse", "num_tokens num_heads", "f32", "natural log, sink excluded; -inf if no row"},
     {offsetof(AttendArgs, max_logits), Role::optional_out, "max_logits", "num_tokens num_heads", "f32", "largest scaled logit; -inf if no row"},
+    {offsetof(AttendArgs, rope_table), Role::optional_in, "rope_table", "num_positions rope_dim", "f32",
+     "raw q, or out that is not plain: cos, then sin, by position"},
+    {offsetof(AttendArgs, positions), Role::optional_in, "positions", "num_tokens", "i32",
+     "with rope_table; outside the table = padding: raw q counts as zero, out that is not plain is zero"},
+    {offsetof(AttendArgs, out_scale), Role::optional_out, "out_scale", "num_tokens num_heads value_dim/128", "ue8m0",
+     "with out_form=e4m3: scales of out's codes"},
 };
 #undef FATHOM_ROW_SET_ARGS
 static_assert(lists_every_field<AttendArgs>(kAttendArgs));
@@ -93,6 +105,9 @@ using AttendPlan = Plan<AttendProblem>;
 /// first width of them: give the widest range any query has.
 /// A query that sees nothing, or only rows whose logit is -inf: out = 0, lse = max_logits = -inf.
 /// attn_sink = -inf: no effect; +inf: out = 0.
+/// q_form=raw: q is head_norm'ed (spec 2) and rotated first, rounded to q's type after each, as project does it.
+/// out_form=unrotated, e4m3: out is rounded (to bf16 for e4m3), its last rope_dim elements are rotated back and rounded again,
+/// as output does it; e4m3 then quantises blocks of 128. They need value_dim = head_dim, and e4m3 out_dtype=e4m3.
 /// split=fixed: a query's bits depend on its own q, rows and sinks alone, where q and out start rows on 16 bytes and
 /// caches pages on 16 or not, alike. CPUs never cut otherwise. Slots outside the cache, and ranges past the block
 /// table, are absent and never read, so what lies there (NaN included) cannot reach the output. Errors

@@ -6,6 +6,8 @@
 
 namespace fathom {
 
+constexpr int kOutScaleBlock = 128;  ///< elements of a result that share a scale (out_form=e4m3)
+
 Status attend_reference(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 
 Result<Prepared> prepare_attend_cpu(const AttendProblem& problem, const Device& device, const PlanOptions& options);

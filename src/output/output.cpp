@@ -19,6 +19,8 @@ constexpr ProblemField kFields[] = {
     {offsetof(OutputProblem, wo_a_dtype), FieldKind::dtype, "wo_a_dtype", "f32, bf16 or e4m3", 0, 0, {}, "weight_dtype"},
     {offsetof(OutputProblem, wo_b_dtype), FieldKind::dtype, "wo_b_dtype", "f32, bf16 or e4m3", 0, 0, {}, "weight_dtype"},
     {offsetof(OutputProblem, out_dtype), FieldKind::dtype, "out_dtype", "f32 or bf16"},
+    {offsetof(OutputProblem, attn_form), FieldKind::word, "attn_form", "unrotated: attend undid the rotation", 0, 0,
+     std::span(kOutFormWords).first(2)},
 };
 constexpr OutputProblem kDefaults;
 constexpr ProblemSpec kProblem{kFields, sizeof(OutputProblem), &kDefaults};

@@ -21,6 +21,7 @@ constexpr ProblemField kFields[] = {
     {offsetof(ProjectProblem, window_format), FieldKind::word, "window_format", "rows of the window cache", 0, 0, kCacheFormatWords},
     {offsetof(ProjectProblem, window_page_size), FieldKind::integer, "window_page_size", "rows of a window page", 1, kMaxPageSize},
     {offsetof(ProjectProblem, norm_eps), FieldKind::real, "norm_eps", "added to every mean square", 0, 1},
+    {offsetof(ProjectProblem, q_form), FieldKind::word, "q_form", "raw: q is the product, attend norms and rotates it", 0, 0, kQFormWords},
 };
 constexpr ProjectProblem kDefaults;
 constexpr ProblemSpec kProblem{kFields, sizeof(ProjectProblem), &kDefaults};
