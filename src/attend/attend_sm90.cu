@@ -6,6 +6,7 @@
 #include "attend/attend_impl.h"
 #include "attend/attend_policy.h"
 #include "attend/attend_sm90_feed.cuh"
+#include "attend/attend_sm90_forms.cuh"
 #include "attend/attend_sm90_math.cuh"
 #include "attend/attend_sm90_merge.cuh"
 #include "core/scratch.h"
@@ -52,6 +53,11 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
 }
 /// Sends them, back in the caller's order of elements.
 __device__ __forceinline__ void send_results(const Launch& launch, const Shared& shared, const Unit& unit) {
+  if (launch.problem.out_form != OutForm::plain) {
+    return send_formed_results(launch, unit, [&](int h, int chunk) {
+      return in_tile_order(*reinterpret_cast<const uint4*>(shared.q + result_at(h, chunk)), chunk);
+    });
+  }
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
   const TensorView& view = launch.args.out;
   bf16* const to = static_cast<bf16*>(view.data) + unit.t * view.strides[0] +
@@ -67,13 +73,17 @@ __device__ __forceinline__ void send_results(const Launch& launch, const Shared&
 
 /// The work of math group `group`. While results leave, the next unit's queries are already on their way.
 __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, int group) {
+  const bool is_raw = launch.problem.q_form == QForm::raw;
+  const auto fetch = [&](const Unit& unit, Queries& queries) {
+    is_raw ? fetch_raw_queries(launch, unit, queries) : fetch_queries(launch, unit, queries);
+  };
   Unit unit(launch, blockIdx.x);
   Queries queries;
-  fetch_queries(launch, unit, queries);
+  fetch(unit, queries);
   int base = 0, tiles = Range(launch, Rows(launch, unit.t)).tiles;
 #pragma unroll 1
   while (true) {
-    keep_queries(shared, queries);
+    is_raw ? keep_raw_queries(launch, shared, unit, queries) : keep_queries(shared, queries);
     if (threadIdx.x < kHeads) {
       shared.sinks[threadIdx.x] =
           static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
@@ -92,7 +102,7 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
     const std::int64_t next = unit.number + gridDim.x;
     if (next >= launch.units) break;
     const Unit after(launch, next);
-    fetch_queries(launch, after, queries);
+    fetch(after, queries);
     base += tiles;
     tiles = Range(launch, Rows(launch, after.t)).tiles;
     barrier::sync<1, 2 * kGroup>();
@@ -229,7 +239,7 @@ Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const R
   FATHOM_TRY(open_launch(parameters));
   const std::int64_t num_tokens = args.q.shape[0];
   const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) &&
-                       has_aligned_rows(args.out);
+                       has_aligned_rows(args.out) && has_whole_queries(problem, args);
   if (!aligned) return attend_sm80(problem, args, context);
   const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(context.device));
   const AttendSm90Policy::Cut cut = policy.cut(num_tokens, problem.num_heads);
