@@ -61,8 +61,13 @@ int main(void) {
       fathom_tensor_packed(begin, FATHOM_I32, 1, kTokens, 0, 0, 0),
       fathom_tensor_packed(end, FATHOM_I32, 1, kTokens, 0, 0, 0),
       fathom_tensor_packed(block_table, FATHOM_I32, 2, 1, kPages, 0, 0),
-      absent, absent, absent, absent, absent, absent, /* entries.*: this layer has none */
-      absent,                                         /* attn_sink */
+      absent,
+      absent,
+      absent,
+      absent,
+      absent,
+      absent, /* entries.*: this layer has none */
+      absent, /* attn_sink */
       fathom_tensor_packed(out, FATHOM_F32, 3, kTokens, kHeads, kDim, 0),
       absent, /* lse */
       absent, /* max_logits */

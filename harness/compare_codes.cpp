@@ -166,7 +166,8 @@ ArgComparison compare_cache(const OpCase& built, std::size_t arg, const WatchedR
   return result;
 }
 
-std::vector<ArgComparison> compare_result_codes(const OpCase& built, const WatchedRun& run, const WatchedRun& reference) {
+std::vector<ArgComparison> compare_result_codes(const OpCase& built, const WatchedRun& run,
+                                                const WatchedRun& reference) {
   constexpr std::int64_t kBlock = 128;
   // Results may be 4e-3 off where code steps are 6e-2 apart, and closer together near zero.
   constexpr double kMostDiffering = 0.1;
@@ -179,8 +180,10 @@ std::vector<ArgComparison> compare_result_codes(const OpCase& built, const Watch
   scales.name = "out_scale";
   codes.because = scales.because = "as out in bf16, and codes and scales flip at rounding boundaries";
   const Tolerance tolerance = tolerance_of(built, "out", DType::bf16);
-  const auto value_of = [&](const TensorView& rows, const TensorView& row_scales, std::int64_t t, std::int64_t h, std::int64_t i) {
-    return element_of(rows.row<std::byte>(t, h), DType::e4m3, i) * ue8m0_value(row_scales.row<std::uint8_t>(t, h)[i / kBlock]);
+  const auto value_of = [&](const TensorView& rows, const TensorView& row_scales, std::int64_t t, std::int64_t h,
+                            std::int64_t i) {
+    return element_of(rows.row<std::byte>(t, h), DType::e4m3, i) *
+           ue8m0_value(row_scales.row<std::uint8_t>(t, h)[i / kBlock]);
   };
   double square = 0;
   for (std::int64_t t = 0; t < out.shape[0]; ++t) {

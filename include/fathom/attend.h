@@ -80,13 +80,18 @@ struct AttendArgs {
 inline constexpr ArgSpec kAttendArgs[] = {
     {offsetof(AttendArgs, q), Role::in, "q", "num_tokens num_heads head_dim", "$q_dtype",
      "final: head-normed and rotated; raw: neither"},
-    {offsetof(AttendArgs, seq_ids), Role::optional_in, "seq_ids", "num_tokens", "i32", "row of the block tables; required with a range"},
+    {offsetof(AttendArgs, seq_ids), Role::optional_in, "seq_ids", "num_tokens", "i32",
+     "row of the block tables; required with a range"},
     FATHOM_ROW_SET_ARGS(window),
     FATHOM_ROW_SET_ARGS(entries),
-    {offsetof(AttendArgs, attn_sink), Role::optional_in, "attn_sink", "num_heads", "f32", "logit that joins the denominator only; absent = none"},
-    {offsetof(AttendArgs, out), Role::out, "out", "num_tokens num_heads value_dim", "$out_dtype", "plain: RoPE not undone"},
-    {offsetof(AttendArgs, lse), Role::optional_out, "lse", "num_tokens num_heads", "f32", "natural log, sink excluded; -inf if no row"},
-    {offsetof(AttendArgs, max_logits), Role::optional_out, "max_logits", "num_tokens num_heads", "f32", "largest scaled logit; -inf if no row"},
+    {offsetof(AttendArgs, attn_sink), Role::optional_in, "attn_sink", "num_heads", "f32",
+     "logit that joins the denominator only; absent = none"},
+    {offsetof(AttendArgs, out), Role::out, "out", "num_tokens num_heads value_dim", "$out_dtype",
+     "plain: RoPE not undone"},
+    {offsetof(AttendArgs, lse), Role::optional_out, "lse", "num_tokens num_heads", "f32",
+     "natural log, sink excluded; -inf if no row"},
+    {offsetof(AttendArgs, max_logits), Role::optional_out, "max_logits", "num_tokens num_heads", "f32",
+     "largest scaled logit; -inf if no row"},
     {offsetof(AttendArgs, rope_table), Role::optional_in, "rope_table", "num_positions rope_dim", "f32",
      "raw q, or out that is not plain: cos, then sin, by position"},
     {offsetof(AttendArgs, positions), Role::optional_in, "positions", "num_tokens", "i32",
@@ -99,20 +104,23 @@ static_assert(lists_every_field<AttendArgs>(kAttendArgs));
 
 using AttendPlan = Plan<AttendProblem>;
 
-/// l_i = (q . row_i) * softmax_scale;  lse = ln(sum exp(l_i));  out = sum exp(l_i) row_i[:value_dim] / (sum exp(l_i) +
-/// exp(sink)) over the rows of both sets together. A row that stands in both sets, or twice in a list, counts twice.
+/// l_i = (q . row_i) * softmax_scale;  lse = ln(sum exp(l_i));
+/// out = sum exp(l_i) row_i[:value_dim] / (sum exp(l_i) + exp(sink))
+/// over the rows of both sets together. A row that stands in both sets, or twice in a list, counts twice.
 /// With bf16 q an implementation may round the probabilities to bf16 or f16. A range of more than width rows keeps the
 /// first width of them: give the widest range any query has.
 /// A query that sees nothing, or only rows whose logit is -inf: out = 0, lse = max_logits = -inf.
 /// attn_sink = -inf: no effect; +inf: out = 0.
-/// q_form=raw: q is head_norm'ed (spec 2) and rotated first, rounded to q's type after each, as project does it.
-/// out_form=unrotated, e4m3: out is rounded (to bf16 for e4m3), its last rope_dim elements are rotated back and rounded again,
-/// as output does it; e4m3 then quantises blocks of 128. They need value_dim = head_dim, and e4m3 out_dtype=e4m3.
-/// split=fixed: a query's bits depend on its own q, rows and sinks alone, where q and out start rows on 16 bytes and
-/// caches pages on 16 or not, alike. CPUs never cut otherwise. Slots outside the cache, and ranges past the block
-/// table, are absent and never read, so what lies there (NaN included) cannot reach the output. Errors
-/// invalid_argument: shape, dtype or device differs from the table; a row set's arguments do not fit its kind. Source
-/// spec 6.1, 6.2; definition in src/attend/attend_reference.cpp.
+/// Slots outside the cache, and ranges past the block table, are absent and never read, so what lies there (NaN
+/// included) cannot reach the output.
+/// q_form=raw: q gets the head norm of spec 2 and its rotation first, rounded to its type after each, as project does.
+/// out_form=unrotated, e4m3: out is rounded (for e4m3 to bf16), its last rope_dim elements are rotated back and rounded
+/// again, as output does; e4m3 then quantises blocks of 128. Both need value_dim = head_dim, e4m3 out_dtype=e4m3.
+/// split=fixed: a query's bits depend on its own q, rows and sinks alone, given tensors that are aligned alike (16
+/// bytes). CPUs never cut otherwise.
+/// Errors  invalid_argument: shape, dtype or device differs from the table; arguments do not fit a row set's kind or a
+///         form.
+/// Source  spec 2, 6; definition in src/attend/attend_reference.cpp.
 Result<AttendPlan> plan_attend(const AttendProblem& problem, const Device& device, const PlanOptions& options = {}) noexcept;
 Status attend(const AttendPlan& plan, const AttendArgs& args, const Workspace& workspace, Stream stream = {}) noexcept;
 

@@ -28,9 +28,12 @@ constexpr ProblemField kFields[] = {
     FATHOM_SET_FIELDS(entries),
     {offsetof(AttendProblem, split), FieldKind::word, "split",
      "where rows are cut on a GPU: balanced fills it; fixed: by the query alone", 0, 0, kSplitWords},
-    {offsetof(AttendProblem, q_form), FieldKind::word, "q_form", "raw: head norm and rotation are attend's to do", 0, 0, kQFormWords},
-    {offsetof(AttendProblem, out_form), FieldKind::word, "out_form", "unrotated: attend undoes RoPE; e4m3: and quantises", 0, 0, kOutFormWords},
-    {offsetof(AttendProblem, rope_dim), FieldKind::integer, "rope_dim", "raw q, out not plain: rotated elements, the last of a head", 0, 4096},
+    {offsetof(AttendProblem, q_form), FieldKind::word, "q_form", "raw: head norm and rotation are attend's to do", 0, 0,
+     kQFormWords},
+    {offsetof(AttendProblem, out_form), FieldKind::word, "out_form",
+     "unrotated: attend undoes RoPE; e4m3: and quantises", 0, 0, kOutFormWords},
+    {offsetof(AttendProblem, rope_dim), FieldKind::integer, "rope_dim",
+     "raw q, out not plain: rotated elements, the last of a head", 0, 4096},
     {offsetof(AttendProblem, norm_eps), FieldKind::real, "norm_eps", "raw q: added to the mean square of a head", 0, 1},
 };
 #undef FATHOM_SET_FIELDS
@@ -41,7 +44,9 @@ constexpr OpSpec kSpec{"attend", "attend", "Attend to the window's rows and the 
                        "out = sum exp(l_i) row_i / (sum exp(l_i) + exp(sink)),  l_i = (q . row_i) softmax_scale,  lse = ln sum exp(l_i)",
                        "spec 6.1, 6.2", kAttendArgs, &kProblem};
 
-bool takes_rope(const AttendProblem& problem) noexcept { return problem.q_form == QForm::raw || problem.out_form != OutForm::plain; }
+bool takes_rope(const AttendProblem& problem) noexcept {
+  return problem.q_form == QForm::raw || problem.out_form != OutForm::plain;
+}
 
 Status validate(const void* opaque) {
   const auto& problem = *static_cast<const AttendProblem*>(opaque);
@@ -56,8 +61,8 @@ Status validate(const void* opaque) {
   }
   if (takes_rope(problem)) FATHOM_TRY(check_rope_dim("attend", problem.rope_dim, problem.head_dim));
   if (problem.out_form != OutForm::plain && problem.value_dim != problem.head_dim) {
-    return Status::invalid("attend: value_dim is %d, expected head_dim=%d (out_form=%s)", problem.value_dim, problem.head_dim,
-                           kOutFormWords[static_cast<int>(problem.out_form)]);
+    return Status::invalid("attend: value_dim is %d, expected head_dim=%d (out_form=%s)", problem.value_dim,
+                           problem.head_dim, kOutFormWords[static_cast<int>(problem.out_form)]);
   }
   if (problem.window_rows != RowsBy::none) FATHOM_TRY(row_layout(problem.window_format, problem.head_dim).status());
   if (problem.entries_rows != RowsBy::none) FATHOM_TRY(row_layout(problem.entries_format, problem.head_dim).status());
@@ -73,12 +78,14 @@ struct Member {
 /// What rotates and quantises is there if the forms need it, and only then.
 Status check_forms(const AttendProblem& problem, const AttendArgs& args) {
   const bool rope = takes_rope(problem), scaled = problem.out_form == OutForm::e4m3;
-  const Member members[] = {{"rope_table", args.rope_table, rope, rope}, {"positions", args.positions, rope, rope},
+  const Member members[] = {{"rope_table", args.rope_table, rope, rope},
+                            {"positions", args.positions, rope, rope},
                             {"out_scale", args.out_scale, scaled, scaled}};
   for (const Member& member : members) {
     if (member.needed != member.tensor.is_absent()) continue;
-    return Status::invalid("attend: %s %s, expected %s with q_form=%s out_form=%s", member.name, member.needed ? "is missing" : "came",
-                           member.needed ? "one" : "none", kQFormWords[static_cast<int>(problem.q_form)],
+    return Status::invalid("attend: %s %s, expected %s with q_form=%s out_form=%s", member.name,
+                           member.needed ? "is missing" : "came", member.needed ? "one" : "none",
+                           kQFormWords[static_cast<int>(problem.q_form)],
                            kOutFormWords[static_cast<int>(problem.out_form)]);
   }
   return {};

@@ -205,8 +205,8 @@ __device__ __forceinline__ void store_pairs(const Launch& launch, std::int64_t t
                                             const std::uint32_t (&pairs)[kPairs]) {
   store_words(launch.args.out.row<bf16>(t, h) + first, pairs);
 }
-/// Stores them as codes. `largest` is that of their block of kOutScaleBlock elements; whose first element it is stores the
-/// scale.
+/// Stores them as codes. `largest` is that of their block of kOutScaleBlock elements; whose first element it is stores
+/// the scale.
 template <int kPairs>
 __device__ __forceinline__ void store_codes(const Launch& launch, std::int64_t t, int h, int first,
                                             const std::uint32_t (&pairs)[kPairs], float largest) {

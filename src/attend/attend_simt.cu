@@ -54,7 +54,8 @@ __device__ void load_query(const AttendProblem& problem, const AttendArgs& args,
 __device__ void store_formed(const AttendProblem& problem, const AttendArgs& args, std::int64_t t, int h, float* out) {
   const int dim = problem.value_dim, half = problem.rope_dim / 2, plain = dim - problem.rope_dim;
   const DType rounding = problem.out_form == OutForm::e4m3 ? DType::bf16 : problem.out_dtype;
-  const std::int64_t position = args.positions.at<std::int32_t>(t), at = t * args.out.strides[0] + h * args.out.strides[1];
+  const std::int64_t position = args.positions.at<std::int32_t>(t),
+                     at = t * args.out.strides[0] + h * args.out.strides[1];
   const bool is_real = is_token(args.rope_table, position);
   for (int c = threadIdx.x; c < dim; c += kThreads) out[c] = is_real ? rounded(out[c], rounding) : 0.0f;
   __syncthreads();

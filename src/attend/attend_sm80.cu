@@ -58,8 +58,8 @@ __device__ void merge_splits(const Launch& launch, Shared<kHeads>& shared, std::
 
 /// The results of a query that was not split.
 template <int kHeads>
-__device__ __forceinline__ void store_heads(const Launch& launch, Shared<kHeads>& shared, std::int64_t t, int first_head,
-                                            const float (&out)[kHeads / 16][8][4]) {
+__device__ __forceinline__ void store_heads(const Launch& launch, Shared<kHeads>& shared, std::int64_t t,
+                                            int first_head, const float (&out)[kHeads / 16][8][4]) {
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
   const int first = warp * kBlockDim + quad * 16;
   const Turn turn = turn_of_result(launch, t);
@@ -227,7 +227,8 @@ Reason refuses_attend_sm80(const AttendProblem& problem, const Device& device) {
   for (const RowSetProblem& set : {window_set(problem), entries_set(problem)}) {
     if (set.rows_by != RowsBy::none && set.format != CacheFormat::kv_e4m3_ue8m0) return std::string("it reads no ") + name_of(set.format);
   }
-  if ((problem.q_form == QForm::raw || problem.out_form != OutForm::plain) && problem.rope_dim != kRotary) return "rope_dim must be 64";
+  if ((problem.q_form == QForm::raw || problem.out_form != OutForm::plain) && problem.rope_dim != kRotary)
+    return "rope_dim must be 64";
   if (device.limits().shared_bytes_per_block < static_cast<int>(shared_bytes_of<32>())) return "a block needs 99 KB of shared memory";
   return {};
 }
@@ -247,7 +248,9 @@ Result<Prepared> prepare_attend_sm80(const AttendProblem& problem, const Device&
 Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
   Launch parameters{problem, args, {}, {}, 0, 0, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
-  if (!is_addressable(parameters, 8) || !has_aligned_rows(args.q) || !has_aligned_rows(args.out) || !has_whole_queries(problem, args)) return attend_simt(problem, args, context);
+  if (!is_addressable(parameters, 8) || !has_aligned_rows(args.q) || !has_aligned_rows(args.out) ||
+      !has_whole_queries(problem, args))
+    return attend_simt(problem, args, context);
   const bool in_sixteens = is_addressable(parameters, 16);
   const AttendSm80Policy policy = attend_sm80_policy(problem, context.device.limits());
   const std::int64_t num_tokens = args.q.shape[0], units = num_tokens * policy.head_blocks(problem.num_heads);

@@ -85,11 +85,11 @@ __device__ __forceinline__ std::uint32_t weight_scale_of(std::uint32_t code) {
   return code == 255 ? 0x7fc0u : min(code + 60u, 254u) << 7;
 }
 
-/// The warp's block of the queries of kHeads heads as fragments; k step s takes four of a lane's 16 elements, in the order
-/// in which the key's fragments come. `finish(h, x)` is what is done to elements of head h before.
+/// The warp's block of the queries of kHeads heads as fragments; k step s takes four of a lane's 16 elements, in the
+/// order in which the key's fragments come. `finish(h, x)` is what is done to elements of head h before.
 template <int kHeads, class Finish>
-__device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t t, int first_head, std::uint32_t (&q)[kHeads / 16][4][4],
-                                             const Finish& finish) {
+__device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t t, int first_head,
+                                             std::uint32_t (&q)[kHeads / 16][4][4], const Finish& finish) {
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
   const TensorView& from = launch.args.q;
 #pragma unroll
@@ -120,15 +120,16 @@ __device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t 
 }
 
 template <int kHeads>
-__device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t t, int first_head, std::uint32_t (&q)[kHeads / 16][4][4]) {
+__device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t t, int first_head,
+                                             std::uint32_t (&q)[kHeads / 16][4][4]) {
   load_queries<kHeads>(launch, t, first_head, q, [](int, const auto&) {});
 }
 
-/// The same of queries that are head-normed and rotated on the way. A warp reads whole heads for their factors; then each
-/// reads its block of all heads again, from the nearest cache.
+/// The same of queries that are head-normed and rotated on the way. A warp reads whole heads for their factors; then
+/// each reads its block of all heads again, from the nearest cache.
 template <int kHeads>
-__device__ __forceinline__ void load_raw_queries(const Launch& launch, Shared<kHeads>& shared, std::int64_t t, int first_head,
-                                                 std::uint32_t (&q)[kHeads / 16][4][4]) {
+__device__ __forceinline__ void load_raw_queries(const Launch& launch, Shared<kHeads>& shared, std::int64_t t,
+                                                 int first_head, std::uint32_t (&q)[kHeads / 16][4][4]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane % 4;
   const Turn turn = turn_at(launch.args, t);
   for (int h = warp; h < min(kHeads, launch.problem.num_heads - first_head); h += kWarps) {
@@ -136,7 +137,7 @@ __device__ __forceinline__ void load_raw_queries(const Launch& launch, Shared<kH
     if (lane == 0) shared.factor[h] = head_factor(squares, kDim, launch.problem.norm_eps, DType::bf16);
   }
   __syncthreads();
-  load_queries<kHeads>(launch, t, first_head, q, [&](int h, std::uint32_t (&x)[8]) {
+  load_queries<kHeads>(launch, t, first_head, q, [&](int h, std::uint32_t(&x)[8]) {
     if (turn.is_padding) {
 #pragma unroll
       for (std::uint32_t& pair : x) pair = 0;

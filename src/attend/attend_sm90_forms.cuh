@@ -51,7 +51,8 @@ __device__ __forceinline__ void keep_raw_queries(const Launch& launch, Shared& s
   barrier::publish_to_tensor_cores();
 }
 
-/// Sends staged results in a form that is not plain. `result_of(h, chunk)` is eight staged elements, in the caller's order.
+/// Sends staged results in a form that is not plain. `result_of(h, chunk)` is eight staged elements, in the caller's
+/// order.
 template <class ResultOf>
 __device__ __forceinline__ void send_formed_results(const Launch& launch, const Unit& unit, const ResultOf& result_of) {
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;

@@ -4,13 +4,14 @@
 //   feed 0, 1   rows from the pages, dequantised, tile by tile (attend_sm90_feed.cuh)
 //
 // Where a query is split among blocks, they are a cluster and merge their parts through each other's shared memory
-// (attend_sm90_merge.cuh). Queries that come raw, and results that leave turned back, are attend_sm90_forms.cuh. This file has what all of them share.
+// (attend_sm90_merge.cuh). Queries that come raw, and results that leave turned back, are attend_sm90_forms.cuh. This
+// file has what all of them share.
 //
 // A tile is read twice, as keys along its rows and as values across them, from the same bytes (device/wgmma.cuh).
 // Feeders and math groups meet at mbarriers: a tile is full, or empty again.
 //
-// A row costs 584 bytes from memory. The floors are 59 clocks a row and multiprocessor for the gather, 52 for shared memory,
-// 40 for products; docs/design/0013 says what binds.
+// A row costs 584 bytes from memory. The floors are 59 clocks a row and multiprocessor for the gather, 52 for shared
+// memory, 40 for products; docs/design/0013 says what binds.
 #pragma once
 
 #include <cstddef>

@@ -43,8 +43,8 @@ __device__ inline float head_squares(const TensorView& heads, std::int64_t from,
   return warp_sum(sum);
 }
 
-/// Eight elements of a query from column c on: times the head's factor, and rotated from column `plain` on; the caller's
-/// store rounds.
+/// Eight elements of a query from column c on: times the head's factor, and rotated from column `plain` on; the
+/// caller's store rounds.
 __device__ inline void finish_query(Eight& word, int c, float factor, const float* rope, int rope_dim, int plain) {
   for (float& value : word.v) value *= factor;
   if (c < plain) return;
@@ -52,10 +52,11 @@ __device__ inline void finish_query(Eight& word, int c, float factor, const floa
   rotate_and_round(word, rope, rope_dim, c - plain);
 }
 
-/// The same of bf16 pairs as they lie in memory: rotated where there is a `rope`, with the first pair's cosine there and its
-/// sine `half` further.
+/// The same of bf16 pairs as they lie in memory: rotated where there is a `rope`, with the first pair's cosine there
+/// and its sine `half` further.
 template <int kPairs>
-__device__ inline void finish_pairs(std::uint32_t (&pairs)[kPairs], float factor, const float* rope = nullptr, int half = 0) {
+__device__ inline void finish_pairs(std::uint32_t (&pairs)[kPairs], float factor, const float* rope = nullptr,
+                                    int half = 0) {
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
     float even = __uint_as_float(pairs[i] << 16) * factor, odd = __uint_as_float(pairs[i] & 0xffff0000u) * factor;

@@ -68,12 +68,23 @@ Result<AnyPlan> any_plan(Result<StagePlan> plan) {
   return AnyPlan(std::move(plan).value());
 }
 
-Result<AnyPlan> plan_queries_and_window(const LayerProblem& problem, const Forms& forms, const Device& device, const PlanOptions& options) {
-  return any_plan(plan_project({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .num_heads = problem.num_heads,
-                                .head_dim = problem.head_dim, .rope_dim = problem.rope_dim, .q_rank = problem.q_rank,
-                                .numerics = problem.numerics, .wq_a_dtype = problem.wq_a_dtype, .wq_b_dtype = problem.wq_b_dtype,
-                                .wkv_dtype = problem.wkv_dtype, .window_format = problem.window_format, .window_page_size = problem.window_page_size,
-                                .norm_eps = problem.norm_eps, .q_form = forms.q}, device, options));
+Result<AnyPlan> plan_queries_and_window(const LayerProblem& problem, const Forms& forms, const Device& device,
+                                        const PlanOptions& options) {
+  return any_plan(plan_project({.num_tokens = problem.num_tokens,
+                                .hidden_size = problem.hidden_size,
+                                .num_heads = problem.num_heads,
+                                .head_dim = problem.head_dim,
+                                .rope_dim = problem.rope_dim,
+                                .q_rank = problem.q_rank,
+                                .numerics = problem.numerics,
+                                .wq_a_dtype = problem.wq_a_dtype,
+                                .wq_b_dtype = problem.wq_b_dtype,
+                                .wkv_dtype = problem.wkv_dtype,
+                                .window_format = problem.window_format,
+                                .window_page_size = problem.window_page_size,
+                                .norm_eps = problem.norm_eps,
+                                .q_form = forms.q},
+                               device, options));
 }
 
 Status run_queries_and_window(const AnyPlan& plan, const Step& step) {
@@ -101,7 +112,8 @@ CompressProblem compress_problem(const LayerProblem& problem) {
           .norm_eps = problem.norm_eps};
 }
 
-Result<AnyPlan> plan_entries(const LayerProblem& problem, const Forms&, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_entries(const LayerProblem& problem, const Forms&, const Device& device,
+                             const PlanOptions& options) {
   return any_plan(plan_compress(compress_problem(problem), device, options));
 }
 
@@ -114,7 +126,8 @@ Status run_entries(const AnyPlan& plan, const Step& step) {
                   step.pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_index_keys(const LayerProblem& problem, const Forms&, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_index_keys(const LayerProblem& problem, const Forms&, const Device& device,
+                                const PlanOptions& options) {
   CompressProblem keys = compress_problem(problem);
   keys.dim = problem.index_dim;
   keys.hadamard = 1;
@@ -134,7 +147,8 @@ Status run_index_keys(const AnyPlan& plan, const Step& step) {
                   step.pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_index_queries(const LayerProblem& problem, const Forms&, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_index_queries(const LayerProblem& problem, const Forms&, const Device& device,
+                                   const PlanOptions& options) {
   return any_plan(plan_index_query({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .q_rank = problem.q_rank,
                                     .index_heads = problem.index_heads, .index_dim = problem.index_dim, .rope_dim = problem.rope_dim,
                                     .numerics = problem.numerics, .wq_b_dtype = problem.index_wq_b_dtype,
@@ -150,7 +164,8 @@ Status run_index_queries(const AnyPlan& plan, const Step& step) {
                      pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_picks(const LayerProblem& problem, const Forms&, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_picks(const LayerProblem& problem, const Forms&, const Device& device,
+                           const PlanOptions& options) {
   return any_plan(plan_index({.num_tokens = problem.num_tokens, .num_seqs = problem.num_seqs, .index_heads = problem.index_heads,
                               .index_dim = problem.index_dim, .topk = problem.index_topk, .compress_ratio = problem.compress_ratio,
                               .format = problem.index_format, .page_size = problem.index_page_size,
@@ -166,7 +181,8 @@ Status run_picks(const AnyPlan& plan, const Step& step) {
                pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_attention(const LayerProblem& problem, const Forms& forms, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_attention(const LayerProblem& problem, const Forms& forms, const Device& device,
+                               const PlanOptions& options) {
   AttendProblem attend;
   attend.num_tokens = problem.num_tokens;
   attend.num_seqs = problem.num_seqs;
@@ -211,11 +227,21 @@ Status run_attention(const AnyPlan& plan, const Step& step) {
   return attend(AttendPlan(plan), attend_args, step.pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_projection_back(const LayerProblem& problem, const Forms& forms, const Device& device, const PlanOptions& options) {
-  return any_plan(plan_output({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .num_heads = problem.num_heads,
-                               .head_dim = problem.head_dim, .rope_dim = problem.rope_dim, .output_groups = problem.output_groups,
-                               .output_rank = problem.output_rank, .numerics = problem.numerics, .wo_a_dtype = problem.wo_a_dtype,
-                               .wo_b_dtype = problem.wo_b_dtype, .out_dtype = problem.out_dtype, .attn_form = forms.out}, device, options));
+Result<AnyPlan> plan_projection_back(const LayerProblem& problem, const Forms& forms, const Device& device,
+                                     const PlanOptions& options) {
+  return any_plan(plan_output({.num_tokens = problem.num_tokens,
+                               .hidden_size = problem.hidden_size,
+                               .num_heads = problem.num_heads,
+                               .head_dim = problem.head_dim,
+                               .rope_dim = problem.rope_dim,
+                               .output_groups = problem.output_groups,
+                               .output_rank = problem.output_rank,
+                               .numerics = problem.numerics,
+                               .wo_a_dtype = problem.wo_a_dtype,
+                               .wo_b_dtype = problem.wo_b_dtype,
+                               .out_dtype = problem.out_dtype,
+                               .attn_form = forms.out},
+                              device, options));
 }
 
 Status run_projection_back(const AnyPlan& plan, const Step& step) {
@@ -231,7 +257,8 @@ Status run_projection_back(const AnyPlan& plan, const Step& step) {
 struct StageKind {
   const char* title;
   bool (*is_in)(const LayerProblem& problem);
-  Result<AnyPlan> (*plan)(const LayerProblem& problem, const Forms& forms, const Device& device, const PlanOptions& options);
+  Result<AnyPlan> (*plan)(const LayerProblem& problem, const Forms& forms, const Device& device,
+                          const PlanOptions& options);
   Status (*run)(const AnyPlan& plan, const Step& step);
   bool has_attn_out = false;  ///< writes or reads it
 };
@@ -276,7 +303,9 @@ Result<Forms> choose_forms(const LayerProblem& problem, const Device& device, co
 Status run_stages(const LayerProblem& problem, const LayerArgs& args, const RunContext& context, std::size_t first, std::size_t count) {
   const auto& stages = *static_cast<const Stages*>(context.state);
   Scratch scratch(context.workspace.scratch);
-  Step step{problem, args, stages.forms, lay_out(problem, stages.largest, args.x.shape[0], context.device, context.workspace, scratch), context.stream};
+  Step step{problem, args, stages.forms,
+            lay_out(problem, stages.largest, args.x.shape[0], context.device, context.workspace, scratch),
+            context.stream};
   const bool shows_attn_out = !args.attn_out.is_absent();
   if (shows_attn_out) {
     step.pieces.attn_out = args.attn_out;

@@ -6,8 +6,8 @@
 #include <memory>
 
 #include "core/scratch.h"
-#include "device/launch.h"
 #include "device/head_rows.cuh"
+#include "device/launch.h"
 #include "output/output_linears.h"
 
 namespace fathom::output_kernel {
@@ -50,7 +50,8 @@ constexpr int kWarpsPerBlock = 8, kThreads = 32 * kWarpsPerBlock;
 
 /// True if the heads lie as the first product wants them: turned back already, and a token's densely.
 inline bool are_rows(const OutputProblem& problem, const OutputArgs& args) {
-  return problem.attn_form == OutForm::unrotated && (problem.num_heads == 1 || args.attn_out.strides[1] == problem.head_dim);
+  return problem.attn_form == OutForm::unrotated &&
+         (problem.num_heads == 1 || args.attn_out.strides[1] == problem.head_dim);
 }
 
 /// A warp for a head of a token; a padding token's heads are zero. Heads that are turned back are only moved.

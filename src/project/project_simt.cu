@@ -2,8 +2,8 @@
 // written there and finished in place: the latent, and the heads unless the caller keeps them apart. One implementation
 // serves both numerics: there is nothing here that `exact` would do otherwise.
 #include "core/scratch.h"
-#include "device/launch.h"
 #include "device/head_rows.cuh"
+#include "device/launch.h"
 #include "linear/linear_problem.h"
 #include "project/project_impl.h"
 
@@ -168,8 +168,8 @@ struct Heads {
   std::int64_t first;
 };
 
-/// A warp for a head of any size; raw heads are only moved. Others: a pass for the sum, one for the rest, each element read again by the lane that stores
-/// it.
+/// A warp for a head of any size; raw heads are only moved. Others: a pass for the sum, one for the rest, each element
+/// read again by the lane that stores it.
 __global__ void __launch_bounds__(32 * kHeadWarps)
     finish_heads(const __grid_constant__ ProjectProblem problem, const __grid_constant__ ProjectArgs args,
                  const __grid_constant__ Heads heads) {
@@ -190,7 +190,8 @@ __global__ void __launch_bounds__(32 * kHeadWarps)
     for (int c = lane; c < head_dim; c += 32) store_element(args.q, to + c, 0.0f);
     return;
   }
-  const float s = head_factor(head_squares(heads.product, from, head_dim, lane), head_dim, problem.norm_eps, activation);
+  const float s =
+      head_factor(head_squares(heads.product, from, head_dim, lane), head_dim, problem.norm_eps, activation);
   for (int c = lane; c < plain; c += 32) store_element(args.q, to + c, load_element(heads.product, from + c) * s);
   const float* rope = rope_row(args.rope_table, position);
   for (int i = lane; i < half; i += 32) {

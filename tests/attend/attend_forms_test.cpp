@@ -1,5 +1,5 @@
-// q_form and out_form on the CPU: attend's own norm, rotation, turning back and codes give the bits of the passes that they
-// replace; and what must be given with each form.
+// q_form and out_form on the CPU: attend's own norm, rotation, turning back and codes give the bits of the passes that
+// they replace; and what must be given with each form.
 #include <gtest/gtest.h>
 
 #include "support/attend_forms.h"
@@ -11,7 +11,8 @@ namespace {
 constexpr const char* kCases[] = {
     "num_tokens=5 num_seqs=2 num_heads=4 window_width=24 seed=1",
     "num_tokens=9 num_seqs=3 num_heads=6 window_width=24 entries_rows=list entries_width=40 holes=1 seed=2",
-    "num_tokens=3 num_heads=2 window_width=16 head_dim=96 value_dim=96 rope_dim=32 window_format=kv_bf16 strided=1 seed=3",
+    "num_tokens=3 num_heads=2 window_width=16 head_dim=96 value_dim=96 rope_dim=32 window_format=kv_bf16 strided=1 "
+    "seed=3",
 };
 
 class AttendFormsOnTheCpu : public testing::TestWithParam<const char*> {};
@@ -27,15 +28,15 @@ TEST_P(AttendFormsOnTheCpu, GiveTheBitsOfTheirPasses) {
 }
 
 TEST_P(AttendFormsOnTheCpu, InF32) {
-  test::AttendForms forms(test::cpu(), "num_tokens=4 num_heads=3 window_width=16 window_format=kv_f32 q_dtype=f32 out_dtype=f32 holes=1",
-                          GetParam(), GetParam());
+  test::AttendForms forms(
+      test::cpu(), "num_tokens=4 num_heads=3 window_width=16 window_format=kv_f32 q_dtype=f32 out_dtype=f32 holes=1",
+      GetParam(), GetParam());
   forms.raw_queries_change_nothing();
   forms.unrotated_results_are_outputs_own();
 }
 
-INSTANTIATE_TEST_SUITE_P(All, AttendFormsOnTheCpu, testing::Values("cpu", "reference"), [](const auto& tested) {
-  return std::string(tested.param);
-});
+INSTANTIATE_TEST_SUITE_P(All, AttendFormsOnTheCpu, testing::Values("cpu", "reference"),
+                         [](const auto& tested) { return std::string(tested.param); });
 
 TEST(AttendForms, ProblemsThatMakeNoSenseAreRefused) {
   AttendProblem problem{.num_heads = 1};
@@ -63,10 +64,12 @@ TEST(AttendForms, WhatAFormNeedsMustComeAndNothingElse) {
       {"rope_table", "attend: rope_table is missing, expected one with q_form=raw out_form=e4m3"},
       {"positions", "attend: positions is missing, expected one with q_form=raw out_form=e4m3"},
       {"out_scale", "attend: out_scale is missing, expected one with q_form=raw out_form=e4m3"}};
-  const auto formed = harness::make_case("attend", "num_heads=2 window_width=8 q_form=raw out_form=e4m3 out_dtype=e4m3");
+  const auto formed =
+      harness::make_case("attend", "num_heads=2 window_width=8 q_form=raw out_form=e4m3 out_dtype=e4m3");
   const auto plain = harness::make_case("attend", "num_heads=2 window_width=8 out_dtype=bf16");
   ASSERT_TRUE(formed.ok() && plain.ok());
-  const auto formed_on = harness::DeviceCase::create(formed.value(), test::cpu()), plain_on = harness::DeviceCase::create(plain.value(), test::cpu());
+  const auto formed_on = harness::DeviceCase::create(formed.value(), test::cpu()),
+             plain_on = harness::DeviceCase::create(plain.value(), test::cpu());
   ASSERT_TRUE(formed_on.ok() && plain_on.ok());
   const auto run = [](const harness::OpCase& built, const std::vector<TensorView>& views) {
     const auto plan = plan_problem(*built.op, built.problem.data(), test::cpu(), {});
@@ -82,7 +85,8 @@ TEST(AttendForms, WhatAFormNeedsMustComeAndNothingElse) {
     EXPECT_EQ(run(formed.value(), views), text);
     views = plain_on->views();
     views[plain->index_of(name)] = formed_on->views()[formed->index_of(name)];
-    EXPECT_EQ(run(plain.value(), views), std::string("attend: ") + name + " came, expected none with q_form=final out_form=plain");
+    EXPECT_EQ(run(plain.value(), views),
+              std::string("attend: ") + name + " came, expected none with q_form=final out_form=plain");
   }
 }
 

@@ -76,7 +76,8 @@ TEST_P(CudaLayer, WhoAsksForAttnOutGetsTheSameBits) {
   const LayerPlan plan = plan_layer(tiny.problem, gpu).value();
   bool is_fused = false;
   for (const LayerStage& stage : layer_stages(plan)) {
-    if (std::string(stage.title) == "attend") is_fused = AttendPlan(stage.plan).problem().out_form == OutForm::unrotated;
+    if (std::string(stage.title) == "attend")
+      is_fused = AttendPlan(stage.plan).problem().out_form == OutForm::unrotated;
   }
   EXPECT_TRUE(is_fused);
   for (const bool stage_by_stage : {false, true}) {

@@ -27,9 +27,10 @@ class AttendForms {
     attend_case_ = made("attend", "q_form=raw out_form=unrotated outputs=1 sink=1 " + text);
     problem_ = attend_case_.problem_as<AttendProblem>();
     const bool exact = problem_.q_dtype == DType::f32;
-    const std::string sizes = "num_tokens=" + std::to_string(tokens()) + " num_heads=" + std::to_string(problem_.num_heads) +
-                              " head_dim=" + std::to_string(problem_.head_dim) + " rope_dim=" + std::to_string(problem_.rope_dim) +
-                              " hidden_size=48" + (exact ? " numerics=exact" : "");
+    const std::string sizes =
+        "num_tokens=" + std::to_string(tokens()) + " num_heads=" + std::to_string(problem_.num_heads) +
+        " head_dim=" + std::to_string(problem_.head_dim) + " rope_dim=" + std::to_string(problem_.rope_dim) +
+        " hidden_size=48" + (exact ? " numerics=exact" : "");
     project_case_ = made("project", sizes + " q_rank=40 seed=4 window_format=kv_f32");
     output_case_ = made("output", sizes + " output_rank=24 seed=5" + (exact ? " out_dtype=f32" : ""));
     attend_ = placed(attend_case_);
@@ -71,10 +72,12 @@ class AttendForms {
       for (int block = 0; block < blocks; ++block) {
         const int first = 128 * block;
         const std::uint8_t scale = quantise_q8(row.data() + first, std::min(128, dim - first), expected.data() + first);
-        ASSERT_EQ(static_cast<int>(scales[static_cast<std::size_t>(unit * blocks + block)]), scale) << "head " << unit << " block " << block;
+        ASSERT_EQ(static_cast<int>(scales[static_cast<std::size_t>(unit * blocks + block)]), scale)
+            << "head " << unit << " block " << block;
       }
       for (int c = 0; c < dim; ++c) {
-        ASSERT_EQ(static_cast<int>(codes[static_cast<std::size_t>(unit * dim + c)]), expected[static_cast<std::size_t>(c)])
+        ASSERT_EQ(static_cast<int>(codes[static_cast<std::size_t>(unit * dim + c)]),
+                  expected[static_cast<std::size_t>(c)])
             << "head " << unit << " element " << c;
       }
     }
