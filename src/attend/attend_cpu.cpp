@@ -7,11 +7,10 @@
 
 #include "attend/attend_impl.h"
 #include "attend/row_walk.h"
-#include "cache/number_codecs.h"
 #include "cache/row_codec.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
-#include "simd/rows.h"
+#include "simd/words.h"
 
 namespace fathom {
 namespace {
@@ -121,47 +120,11 @@ void fold_span(const AttendProblem& problem, const Sets& sets, const Share& shar
   }
 }
 
-/// Loads head h of query t, head-normed and rotated.
-void load_query(const AttendProblem& problem, const AttendArgs& args, std::int64_t t, int h, float* q) {
-  load_row(args.q, t * args.q.strides[0] + h * args.q.strides[1], problem.head_dim, q);
-  if (problem.q_form == QForm::final) return;
-  const std::int64_t position = args.positions.at<std::int32_t>(t);
-  if (!is_token(args.rope_table, position)) {
-    std::fill_n(q, problem.head_dim, 0.0f);
-    return;
-  }
-  head_norm(q, problem.head_dim, problem.norm_eps, problem.q_dtype);
-  rotate(q + problem.head_dim - problem.rope_dim, problem.rope_dim, rope_row(args.rope_table, position));
-  round_row(q, problem.head_dim, problem.q_dtype);
-}
-
-/// Stores the result of head h in the problem's form; it is changed on the way.
-void store_result(const AttendProblem& problem, const AttendArgs& args, std::int64_t t, int h, float* out) {
-  const std::int64_t dim = problem.value_dim, at = t * args.out.strides[0] + h * args.out.strides[1];
-  if (problem.out_form != OutForm::plain) {
-    const DType rounded = problem.out_form == OutForm::e4m3 ? DType::bf16 : problem.out_dtype;
-    const std::int64_t position = args.positions.at<std::int32_t>(t);
-    if (is_token(args.rope_table, position)) {
-      round_row(out, dim, rounded);
-      rotate(out + dim - problem.rope_dim, problem.rope_dim, rope_row(args.rope_table, position), -1.0f);
-    } else {
-      std::fill_n(out, dim, 0.0f);
-    }
-  }
-  if (problem.out_form != OutForm::e4m3) return store_row(args.out, at, dim, out);
-  auto* codes = static_cast<std::uint8_t*>(args.out.data) + at;
-  auto* scales = args.out_scale.row<std::uint8_t>(t, h);
-  for (std::int64_t first = 0; first < dim; first += kOutScaleBlock) {
-    const int count = static_cast<int>(std::min<std::int64_t>(kOutScaleBlock, dim - first));
-    scales[first / kOutScaleBlock] = quantise_q8(out + first, count, codes + first);
-  }
-}
-
 /// Heads [first, first + heads) of query t.
 void attend_query(const AttendProblem& problem, const AttendArgs& args, const Sets& sets, const Share& share, std::int64_t t,
                   int first, int heads) {
   for (int h = 0; h < heads; ++h) {
-    load_query(problem, args, t, first + h, share.q + std::int64_t{h} * problem.head_dim);
+    load_row(args.q, t * args.q.strides[0] + (first + h) * args.q.strides[1], problem.head_dim, share.q + std::int64_t{h} * problem.head_dim);
   }
   std::fill_n(share.sums, std::int64_t{heads} * problem.value_dim, 0.0f);
   std::fill_n(share.most, heads, -kInfinity);
@@ -195,7 +158,7 @@ void attend_query(const AttendProblem& problem, const AttendArgs& args, const Se
     } else {
       simd::scale_row(sums, problem.value_dim, 1.0f / denominator);
     }
-    store_result(problem, args, t, head, sums);
+    store_row(args.out, t * args.out.strides[0] + head * args.out.strides[1], problem.value_dim, sums);
     if (!args.lse.is_absent()) args.lse.row<float>(t)[head] = seen ? share.most[h] + std::log(share.total[h]) : -kInfinity;
     if (!args.max_logits.is_absent()) args.max_logits.row<float>(t)[head] = share.most[h];
   }

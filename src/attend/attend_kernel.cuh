@@ -166,10 +166,12 @@ struct Turn {
   const float* rope = nullptr;  ///< cosines, then sines; null: nothing is turned
   bool is_padding = false;      ///< a query without a position: all zeros
 };
+__device__ __forceinline__ Turn turn_by(const TensorView& rope_table, std::int64_t position) {
+  if (!is_token(rope_table, position)) return {nullptr, true};
+  return {rope_row(rope_table, position), false};
+}
 __device__ __forceinline__ Turn turn_at(const AttendArgs& args, std::int64_t t) {
-  const std::int64_t position = args.positions.at<std::int32_t>(t);
-  if (!is_token(args.rope_table, position)) return {nullptr, true};
-  return {rope_row(args.rope_table, position), false};
+  return turn_by(args.rope_table, args.positions.at<std::int32_t>(t));
 }
 __device__ __forceinline__ Turn turn_of_result(const Launch& launch, std::int64_t t) {
   return launch.problem.out_form == OutForm::plain ? Turn{} : turn_at(launch.args, t);
@@ -186,7 +188,7 @@ __device__ __forceinline__ void finish_result(const Turn& turn, int first, const
                    : mma::pack_bf16x2(values[2 * i] * finish.inverse, values[2 * i + 1] * finish.inverse);
   }
   if (turn.rope == nullptr || first < kDim - kRotary) return;
-  rotate_back(pairs, turn.rope + (first - (kDim - kRotary)) / 2, kRotary / 2);
+  rotate_pairs(pairs, turn.rope + (first - (kDim - kRotary)) / 2, kRotary / 2, -1.f);
 }
 template <int kWords>
 __device__ __forceinline__ void store_words(void* to, const std::uint32_t (&words)[kWords]) {
@@ -264,13 +266,14 @@ __device__ __forceinline__ void add_part(const JoinedHead& head, int part, unsig
     sums[i][3] = fmaf(factor, v.w, sums[i][3]);
   }
 }
-/// A warp's result of head h: sums are multiplied by `unit_of_sums` on the way out.
+/// A warp's result of head h: sums are multiplied by `unit_of_sums` on the way out. `turn` is turn_of_result, found in
+/// time.
 __device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t t, int h, const JoinedHead& head,
-                                             unsigned chunks, const float (&sums)[4][4], float unit_of_sums) {
+                                             unsigned chunks, const float (&sums)[4][4], float unit_of_sums,
+                                             const Turn& turn) {
   const int lane = threadIdx.x % 32;
   Finish finish = finish_head(sink_of(launch, h), head.base, head.total);
   finish.inverse *= unit_of_sums;
-  const Turn turn = turn_of_result(launch, t);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if ((chunks >> i & 1) == 0) continue;
@@ -295,6 +298,7 @@ __device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_
   const int heads = min(launch.heads, launch.problem.num_heads - first_head);
   const int lane = threadIdx.x % 32, parts = launch.parts;
   const float* all = launch.states + unit * parts * 3 * kHeads;
+  const Turn turn = turn_of_result(launch, t);
   for (int h = first; h < heads; h += step) {
     const float* state = all + lane * 3 * kHeads + h;
     const bool has_part = lane < parts;
@@ -306,7 +310,7 @@ __device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_
       const auto* from = reinterpret_cast<const float4*>(launch.sums + ((unit * parts + p) * kHeads + h) * kDim) + lane;
       add_part(head, p, kAllChunks, sums, [&](int i) { return __ldcg(from + 32 * i); });
     }
-    store_joined(launch, t, first_head + h, head, kAllChunks, sums, unit_of_sums);
+    store_joined(launch, t, first_head + h, head, kAllChunks, sums, unit_of_sums, turn);
   }
 }
 

@@ -133,22 +133,17 @@ __device__ __forceinline__ void load_raw_queries(const Launch& launch, Shared<kH
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane % 4;
   const Turn turn = turn_at(launch.args, t);
   for (int h = warp; h < min(kHeads, launch.problem.num_heads - first_head); h += kWarps) {
-    const float squares = head_squares(load_head(launch.args.q.row<const bf16>(t, first_head + h), kDim, lane));
+    const auto* row = launch.args.q.row<const bf16>(t, first_head + h) + column_of(0, lane);
+    const uint4 words[2] = {*reinterpret_cast<const uint4*>(row), *reinterpret_cast<const uint4*>(row + kDim / 2)};
+    const float squares = head_squares(words);
     if (lane == 0) shared.factor[h] = head_factor(squares, kDim, launch.problem.norm_eps, DType::bf16);
   }
   __syncthreads();
-  load_queries<kHeads>(launch, t, first_head, q, [&](int h, std::uint32_t(&x)[8]) {
-    if (turn.is_padding) {
+  load_queries<kHeads>(launch, t, first_head, q, [&](int h, std::uint32_t (&x)[8]) {
+    const std::uint32_t factor = turn.is_padding ? 0u : factor_pair(shared.factor[h]);
 #pragma unroll
-      for (std::uint32_t& pair : x) pair = 0;
-      return;
-    }
-    const float factor = shared.factor[h];
-    if (warp < kWarps - 1) {
-      finish_pairs(x, factor);
-    } else {
-      finish_pairs(x, factor, turn.rope + quad * 8, kRotary / 2);
-    }
+    for (std::uint32_t& pair : x) pair = turn.is_padding ? 0u : mma::multiply_bf16x2(pair, factor);
+    if (warp == kWarps - 1 && turn.rope != nullptr) rotate_pairs(x, turn.rope + quad * 8, kRotary / 2, 1.f);
   });
   __syncthreads();  // the softmax keeps factors of its own there
 }

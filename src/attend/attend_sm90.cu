@@ -52,9 +52,10 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
   }
 }
 /// Sends them, back in the caller's order of elements.
-__device__ __forceinline__ void send_results(const Launch& launch, const Shared& shared, const Unit& unit) {
+__device__ __forceinline__ void send_results(const Launch& launch, const Shared& shared, const Unit& unit,
+                                             const TurnBack& back) {
   if (launch.problem.out_form != OutForm::plain) {
-    return send_formed_results(launch, unit, [&](int h, int chunk) {
+    return send_formed_results(launch, unit, back, [&](int h, int chunk) {
       return in_tile_order(*reinterpret_cast<const uint4*>(shared.q + result_at(h, chunk)), chunk);
     });
   }
@@ -73,17 +74,20 @@ __device__ __forceinline__ void send_results(const Launch& launch, const Shared&
 
 /// The work of math group `group`. While results leave, the next unit's queries are already on their way.
 __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, int group) {
-  const bool is_raw = launch.problem.q_form == QForm::raw;
-  const auto fetch = [&](const Unit& unit, Queries& queries) {
-    is_raw ? fetch_raw_queries(launch, unit, queries) : fetch_queries(launch, unit, queries);
+  const bool is_raw = launch.problem.q_form == QForm::raw, is_plain = launch.problem.out_form == OutForm::plain;
+  RawQueries queries;
+  const auto fetch = [&](const Unit& unit) {
+    queries.turn = {};  // nothing of the last unit's stays in registers
+    queries.rotation = {};
+    is_raw ? fetch_raw_queries(launch, unit, queries) : fetch_queries(launch, unit, queries.words);
   };
   Unit unit(launch, blockIdx.x);
-  Queries queries;
-  fetch(unit, queries);
+  fetch(unit);
   int base = 0, tiles = Range(launch, Rows(launch, unit.t)).tiles;
 #pragma unroll 1
   while (true) {
-    is_raw ? keep_raw_queries(launch, shared, unit, queries) : keep_queries(shared, queries);
+    is_raw ? keep_raw_queries(launch, shared, queries) : keep_queries(shared, queries.words);
+    const std::int32_t position = is_plain ? 0 : __ldg(&launch.args.positions.at<const std::int32_t>(unit.t));
     if (threadIdx.x < kHeads) {
       shared.sinks[threadIdx.x] =
           static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
@@ -99,19 +103,21 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
       return merge_cluster(launch, shared, unit);
     }
     stage_results(launch, shared, unit, group, heads, out);
+    const TurnBack back = turn_back_by(launch, position);
     const std::int64_t next = unit.number + gridDim.x;
-    if (next >= launch.units) break;
+    if (next >= launch.units) {
+      barrier::sync<1, 2 * kGroup>();
+      return send_results(launch, shared, unit, back);
+    }
     const Unit after(launch, next);
-    fetch(after, queries);
+    fetch(after);
     base += tiles;
     tiles = Range(launch, Rows(launch, after.t)).tiles;
     barrier::sync<1, 2 * kGroup>();
-    send_results(launch, shared, unit);
+    send_results(launch, shared, unit, back);
     unit = after;
     barrier::sync<1, 2 * kGroup>();  // the results have left shared memory
   }
-  barrier::sync<1, 2 * kGroup>();
-  send_results(launch, shared, unit);
 }
 
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Launch launch) {
@@ -239,7 +245,8 @@ Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const R
   FATHOM_TRY(open_launch(parameters));
   const std::int64_t num_tokens = args.q.shape[0];
   const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) &&
-                       has_aligned_rows(args.out) && has_whole_queries(problem, args);
+                       has_aligned_rows(args.out) && has_whole_queries(problem, args) &&
+                       (args.rope_table.is_absent() || has_wide_rows(args.rope_table));
   if (!aligned) return attend_sm80(problem, args, context);
   const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(context.device));
   const AttendSm90Policy::Cut cut = policy.cut(num_tokens, problem.num_heads);

@@ -3,6 +3,7 @@
 // roundings, same bits.
 #pragma once
 
+#include "device/mma.cuh"
 #include "device/warp_rows.cuh"
 
 namespace fathom {
@@ -52,36 +53,60 @@ __device__ inline void finish_query(Eight& word, int c, float factor, const floa
   rotate_and_round(word, rope, rope_dim, c - plain);
 }
 
-/// The same of bf16 pairs as they lie in memory: rotated where there is a `rope`, with the first pair's cosine there
-/// and its sine `half` further.
-template <int kPairs>
-__device__ inline void finish_pairs(std::uint32_t (&pairs)[kPairs], float factor, const float* rope = nullptr,
-                                    int half = 0) {
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    float even = __uint_as_float(pairs[i] << 16) * factor, odd = __uint_as_float(pairs[i] & 0xffff0000u) * factor;
-    if (rope != nullptr) {
-      even = rounded_bf16(even);
-      odd = rounded_bf16(odd);
-      rotate_pair(even, odd, rope[i], rope[half + i]);
-    }
-    pairs[i] = bits_of_pair(__floats2bfloat162_rn(even, odd));
-  }
+/// Cosines and sines of four neighbouring pairs; `at` is the first pair's place in the rotary part.
+struct Rotation {
+  float4 cosines, sines;
+};
+__device__ inline Rotation rotation_at(const float* rope, int rope_dim, int at) {
+  return {*reinterpret_cast<const float4*>(rope + at / 2), *reinterpret_cast<const float4*>(rope + rope_dim / 2 + at / 2)};
+}
+__device__ inline Rotation reversed(const Rotation& rotation) {
+  const float4& s = rotation.sines;
+  return {rotation.cosines, float4{-s.x, -s.y, -s.z, -s.w}};
 }
 
-/// One element pair, rotated back. Each product and sum is rounded by itself, as on the CPU.
+// bf16 pairs as they lie in memory. A product of two bf16 values is exact before it is rounded, so the packed instruction
+// rounds as f32 arithmetic does.
+
+/// Squares of a pair, added to a head's sum in order.
+__device__ inline void add_squares(std::uint32_t pair, float& sum) {
+  const std::uint32_t squares = mma::multiply_bf16x2(pair, pair);
+  sum = __fadd_rn(__fadd_rn(sum, __uint_as_float(squares << 16)), __uint_as_float(squares & 0xffff0000u));
+}
+/// head_squares of a head whose words are packed.
+__device__ inline float head_squares(const uint4 (&words)[2]) {
+  float sum = 0;
+  for (const uint4& word : words) {
+    add_squares(word.x, sum);
+    add_squares(word.y, sum);
+    add_squares(word.z, sum);
+    add_squares(word.w, sum);
+  }
+  return warp_sum(sum);
+}
+/// A head's factor, which is a bf16, twice.
+__device__ inline std::uint32_t factor_pair(float factor) { return __float_as_uint(factor) >> 16 | __float_as_uint(factor); }
+/// One pair rotated by its cosine and sine; -sine turns it back. Each product and sum is rounded by itself, as on the CPU.
+__device__ inline std::uint32_t rotated_pair(std::uint32_t pair, float cosine, float sine) {
+  float even = __uint_as_float(pair << 16), odd = __uint_as_float(pair & 0xffff0000u);
+  rotate_pair(even, odd, cosine, sine);
+  return mma::pack_bf16x2(even, odd);
+}
+__device__ inline void rotate_pairs(std::uint32_t (&pairs)[4], const Rotation& by) {
+  pairs[0] = rotated_pair(pairs[0], by.cosines.x, by.sines.x);
+  pairs[1] = rotated_pair(pairs[1], by.cosines.y, by.sines.y);
+  pairs[2] = rotated_pair(pairs[2], by.cosines.z, by.sines.z);
+  pairs[3] = rotated_pair(pairs[3], by.cosines.w, by.sines.w);
+}
+/// The same of any number; `rope` has the first pair's cosine, and its sine at `half`. A direction of -1 turns back.
+template <int kPairs>
+__device__ inline void rotate_pairs(std::uint32_t (&pairs)[kPairs], const float* rope, int half, float direction) {
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) pairs[i] = rotated_pair(pairs[i], __ldg(rope + i), direction * __ldg(rope + half + i));
+}
+/// One element pair of any type, turned back.
 __device__ inline void rotate_back(float& even, float& odd, float cosine, float sine) {
   rotate_pair(even, odd, cosine, -sine);
-}
-/// The same of bf16 pairs as they lie in memory; `rope` has the first pair's cosine, and its sine at `half`.
-template <int kPairs>
-__device__ inline void rotate_back(std::uint32_t (&pairs)[kPairs], const float* rope, int half) {
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    float even = __uint_as_float(pairs[i] << 16), odd = __uint_as_float(pairs[i] & 0xffff0000u);
-    rotate_back(even, odd, rope[i], rope[half + i]);
-    pairs[i] = bits_of_pair(__floats2bfloat162_rn(even, odd));
-  }
 }
 
 /// Codes of bf16 pairs with a scale's exponent, four to a word.

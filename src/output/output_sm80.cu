@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads) rotate_words_kernel(const __grid_con
     const int rotated = column - (problem.head_dim - problem.rope_dim), half = problem.rope_dim / 2;
     if (rotated >= 0 && problem.attn_form == OutForm::plain) {
       std::uint32_t pairs[4] = {word.x, word.y, word.z, word.w};
-      rotate_back(pairs, rope_row(rope_table, position) + rotated / 2, half);
+      rotate_pairs(pairs, rope_row(rope_table, position) + rotated / 2, half, -1.f);
       word = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
   }

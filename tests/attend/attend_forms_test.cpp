@@ -13,6 +13,8 @@ constexpr const char* kCases[] = {
     "num_tokens=9 num_seqs=3 num_heads=6 window_width=24 entries_rows=list entries_width=40 holes=1 seed=2",
     "num_tokens=3 num_heads=2 window_width=16 head_dim=96 value_dim=96 rope_dim=32 window_format=kv_bf16 strided=1 "
     "seed=3",
+    "num_tokens=70 num_seqs=3 num_heads=1 window_width=9 head_dim=64 value_dim=64 rope_dim=16 window_format=kv_bf16 "
+    "seed=4",
 };
 
 class AttendFormsOnTheCpu : public testing::TestWithParam<const char*> {};
