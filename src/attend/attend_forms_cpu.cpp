@@ -12,7 +12,9 @@ namespace {
 
 constexpr std::int32_t kTokenTile = 64;
 
-bool has_forms(const AttendProblem& problem) { return problem.q_form != QForm::final || problem.out_form != OutForm::plain; }
+bool has_forms(const AttendProblem& problem) {
+  return problem.q_form != QForm::final || problem.out_form != OutForm::plain;
+}
 
 /// What the kernel is asked for.
 AttendProblem without_forms(AttendProblem problem) {
@@ -42,18 +44,21 @@ Pieces lay_out(const AttendProblem& problem, const Device& device, Scratch& scra
 
 /// The arguments of tokens [first, first + count).
 AttendArgs args_of(AttendArgs args, std::int64_t first, std::int64_t count) {
-  for (TensorView* view : {&args.q, &args.seq_ids, &args.out, &args.lse, &args.max_logits, &args.positions, &args.out_scale}) {
+  for (TensorView* view :
+       {&args.q, &args.seq_ids, &args.out, &args.lse, &args.max_logits, &args.positions, &args.out_scale}) {
     *view = rows_of(*view, first, count);
   }
   for (RowSet* set : {&args.window, &args.entries}) {
-    for (TensorView* view : {&set->indices, &set->lengths, &set->begin, &set->end}) *view = rows_of(*view, first, count);
+    for (TensorView* view : {&set->indices, &set->lengths, &set->begin, &set->end})
+      *view = rows_of(*view, first, count);
   }
   return args;
 }
 
 /// Calls work(token, head, row, rope) for every head; `rope` is null where the token is padding.
 template <class Work>
-void for_each_head(const AttendProblem& problem, const AttendArgs& args, const Pieces& pieces, const Device& device, const Work& work) {
+void for_each_head(const AttendProblem& problem, const AttendArgs& args, const Pieces& pieces, const Device& device,
+                   const Work& work) {
   parallel_for(device, args.q.shape[0] * problem.num_heads, 4, [&](std::int64_t begin, std::int64_t end, int part) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t t = i / problem.num_heads, position = args.positions.at<std::int32_t>(t);
@@ -63,7 +68,9 @@ void for_each_head(const AttendProblem& problem, const AttendArgs& args, const P
   });
 }
 
-std::int64_t at(const TensorView& heads, std::int64_t t, std::int64_t h) { return t * heads.strides[0] + h * heads.strides[1]; }
+std::int64_t at(const TensorView& heads, std::int64_t t, std::int64_t h) {
+  return t * heads.strides[0] + h * heads.strides[1];
+}
 
 void finish_queries(const AttendProblem& problem, const AttendArgs& args, const Pieces& pieces, const Device& device) {
   const std::int64_t dim = problem.head_dim;
@@ -102,7 +109,8 @@ void finish_results(const AttendProblem& problem, const AttendArgs& args, const 
 
 }  // namespace
 
-Result<Prepared> prepare_forms_cpu(AttendPrepare prepare, const AttendProblem& problem, const Device& device, const PlanOptions& options) {
+Result<Prepared> prepare_forms_cpu(AttendPrepare prepare, const AttendProblem& problem, const Device& device,
+                                   const PlanOptions& options) {
   if (!has_forms(problem)) return prepare(problem, device, options);
   FATHOM_ASSIGN(Prepared prepared, prepare(without_forms(problem), device, options));
   Scratch scratch;
@@ -112,13 +120,15 @@ Result<Prepared> prepare_forms_cpu(AttendPrepare prepare, const AttendProblem& p
   return prepared;
 }
 
-Status attend_forms_cpu(AttendRun run, const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
+Status attend_forms_cpu(AttendRun run, const AttendProblem& problem, const AttendArgs& args,
+                        const RunContext& context) {
   if (!has_forms(problem)) return run(problem, args, context);
   Scratch scratch(context.workspace.scratch);
   const Pieces pieces = lay_out(problem, context.device, scratch);
   const AttendProblem inner_problem = without_forms(problem);
   Workspace workspace = context.workspace;
-  workspace.scratch = {static_cast<std::byte*>(workspace.scratch.data) + scratch.used(), workspace.scratch.bytes - scratch.used()};
+  workspace.scratch = {static_cast<std::byte*>(workspace.scratch.data) + scratch.used(),
+                       workspace.scratch.bytes - scratch.used()};
   const RunContext inner{context.device, workspace, context.stream, context.state};
   const std::int64_t num_tokens = args.q.shape[0];
   for (std::int64_t first = 0; first < num_tokens; first += kTokenTile) {

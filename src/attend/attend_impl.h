@@ -10,7 +10,8 @@ constexpr int kOutScaleBlock = 128;  ///< elements of a result that share a scal
 
 Status attend_reference(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 
-using AttendPrepare = Result<Prepared> (*)(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+using AttendPrepare = Result<Prepared> (*)(const AttendProblem& problem, const Device& device,
+                                           const PlanOptions& options);
 using AttendRun = Status (*)(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 /// A CPU kernel that knows final queries and plain results, made to take every form.
 Result<Prepared> prepare_forms_cpu(AttendPrepare prepare, const AttendProblem& problem, const Device& device,

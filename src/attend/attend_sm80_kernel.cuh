@@ -139,7 +139,7 @@ __device__ __forceinline__ void load_raw_queries(const Launch& launch, Shared<kH
     if (lane == 0) shared.factor[h] = head_factor(squares, kDim, launch.problem.norm_eps, DType::bf16);
   }
   __syncthreads();
-  load_queries<kHeads>(launch, t, first_head, q, [&](int h, std::uint32_t (&x)[8]) {
+  load_queries<kHeads>(launch, t, first_head, q, [&](int h, std::uint32_t(&x)[8]) {
     const std::uint32_t factor = turn.is_padding ? 0u : factor_pair(shared.factor[h]);
 #pragma unroll
     for (std::uint32_t& pair : x) pair = turn.is_padding ? 0u : mma::multiply_bf16x2(pair, factor);

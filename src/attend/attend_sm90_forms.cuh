@@ -12,7 +12,7 @@ constexpr int kMathWarps = 2 * kGroup / 32;
 static_assert(kQueriesOfThread == kHeads / kMathWarps * 2);
 
 struct RawQueries {
-  Queries words;      ///< of head warp + i * kMathWarps: 2 i and 2 i + 1
+  Queries words;  ///< of head warp + i * kMathWarps: 2 i and 2 i + 1
   Turn turn;
   Rotation rotation;  ///< of the second word, where it is rotary
 };
@@ -34,8 +34,8 @@ __device__ __forceinline__ void fetch_raw_queries(const Launch& launch, const Un
   if (queries.turn.rope != nullptr && has_rotary_word(lane))
     queries.rotation = rotation_at(queries.turn.rope, kRotary, column_of(1, lane) - (kDim - kRotary));
 }
-/// keep_queries of raw ones: head-normed and rotated on the way. The warp's heads go in step, so that their chains of sums
-/// hide each other, and each of eight lanes works out one head's factor for all.
+/// keep_queries of raw ones: head-normed and rotated on the way. The warp's heads go in step, so that their chains of
+/// sums hide each other, and each of eight lanes works out one head's factor for all.
 __device__ __forceinline__ void keep_raw_queries(const Launch& launch, Shared& shared, const RawQueries& queries) {
   constexpr int kCount = kHeads / kMathWarps;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -58,15 +58,16 @@ struct Rotation {
   float4 cosines, sines;
 };
 __device__ inline Rotation rotation_at(const float* rope, int rope_dim, int at) {
-  return {*reinterpret_cast<const float4*>(rope + at / 2), *reinterpret_cast<const float4*>(rope + rope_dim / 2 + at / 2)};
+  return {*reinterpret_cast<const float4*>(rope + at / 2),
+          *reinterpret_cast<const float4*>(rope + rope_dim / 2 + at / 2)};
 }
 __device__ inline Rotation reversed(const Rotation& rotation) {
   const float4& s = rotation.sines;
   return {rotation.cosines, float4{-s.x, -s.y, -s.z, -s.w}};
 }
 
-// bf16 pairs as they lie in memory. A product of two bf16 values is exact before it is rounded, so the packed instruction
-// rounds as f32 arithmetic does.
+// bf16 pairs as they lie in memory. A product of two bf16 values is exact before it is rounded, so the packed
+// instruction rounds as f32 arithmetic does.
 
 /// Squares of a pair, added to a head's sum in order.
 __device__ inline void add_squares(std::uint32_t pair, float& sum) {
@@ -85,8 +86,11 @@ __device__ inline float head_squares(const uint4 (&words)[2]) {
   return warp_sum(sum);
 }
 /// A head's factor, which is a bf16, twice.
-__device__ inline std::uint32_t factor_pair(float factor) { return __float_as_uint(factor) >> 16 | __float_as_uint(factor); }
-/// One pair rotated by its cosine and sine; -sine turns it back. Each product and sum is rounded by itself, as on the CPU.
+__device__ inline std::uint32_t factor_pair(float factor) {
+  return __float_as_uint(factor) >> 16 | __float_as_uint(factor);
+}
+/// One pair rotated by its cosine and sine; -sine turns it back. Each product and sum is rounded by itself, as on the
+/// CPU.
 __device__ inline std::uint32_t rotated_pair(std::uint32_t pair, float cosine, float sine) {
   float even = __uint_as_float(pair << 16), odd = __uint_as_float(pair & 0xffff0000u);
   rotate_pair(even, odd, cosine, sine);
@@ -102,7 +106,8 @@ __device__ inline void rotate_pairs(std::uint32_t (&pairs)[4], const Rotation& b
 template <int kPairs>
 __device__ inline void rotate_pairs(std::uint32_t (&pairs)[kPairs], const float* rope, int half, float direction) {
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) pairs[i] = rotated_pair(pairs[i], __ldg(rope + i), direction * __ldg(rope + half + i));
+  for (int i = 0; i < kPairs; ++i)
+    pairs[i] = rotated_pair(pairs[i], __ldg(rope + i), direction * __ldg(rope + half + i));
 }
 /// One element pair of any type, turned back.
 __device__ inline void rotate_back(float& even, float& odd, float cosine, float sine) {

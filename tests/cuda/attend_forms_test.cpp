@@ -10,18 +10,17 @@
 namespace fathom {
 namespace {
 
-constexpr const char* kCases[] =
-    {
-        "num_tokens=300 num_heads=64 window_rows=list window_width=40 seed=1",                                 // whole
-        "num_tokens=1 num_heads=64 window_width=128 entries_rows=list entries_width=512 context=4000 seed=2",  // a
-                                                                                                               // cluster
-        "num_tokens=2 num_heads=16 num_seqs=2 window_width=128 entries_rows=range entries_width=8000 context=9000 "
-        "seed=3",  // parts
-        "num_tokens=9 num_heads=20 num_seqs=3 window_width=128 entries_rows=list entries_width=300 holes=1 seed=4",
-        "num_tokens=70 num_heads=128 num_seqs=3 window_width=60 holes=1 seed=5",
-        "num_tokens=5 num_heads=3 window_width=24 split=fixed seed=6",
-        "num_tokens=5 num_heads=64 window_width=600 context=900 split=fixed seed=7",
-        "num_tokens=5 num_heads=3 num_seqs=2 window_width=24 strided=1 seed=8",
+constexpr const char* kCases[] = {
+    "num_tokens=300 num_heads=64 window_rows=list window_width=40 seed=1",                                 // whole
+    "num_tokens=1 num_heads=64 window_width=128 entries_rows=list entries_width=512 context=4000 seed=2",  // a
+                                                                                                           // cluster
+    "num_tokens=2 num_heads=16 num_seqs=2 window_width=128 entries_rows=range entries_width=8000 context=9000 "
+    "seed=3",  // parts
+    "num_tokens=9 num_heads=20 num_seqs=3 window_width=128 entries_rows=list entries_width=300 holes=1 seed=4",
+    "num_tokens=70 num_heads=128 num_seqs=3 window_width=60 holes=1 seed=5",
+    "num_tokens=5 num_heads=3 window_width=24 split=fixed seed=6",
+    "num_tokens=5 num_heads=64 window_width=600 context=900 split=fixed seed=7",
+    "num_tokens=5 num_heads=3 num_seqs=2 window_width=24 strided=1 seed=8",
 };
 
 class AttendFormsOnCuda : public testing::TestWithParam<const char*> {};
