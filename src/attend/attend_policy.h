@@ -14,7 +14,7 @@ constexpr int kAttendTileRows = 32;  ///< rows of a step of either kernel
 
 /// split=fixed: pieces of at least kFixedTiles tiles, as even as they can be, and no more than a cluster has blocks.
 /// Nothing but the query's own rows decides.
-constexpr int kFixedTiles = 8, kMostFixedPieces = 8;
+constexpr int kFixedTiles = 16, kMostFixedPieces = 8;
 constexpr int fixed_pieces(std::int64_t tiles) noexcept {
   const std::int64_t pieces = (tiles + kFixedTiles - 1) / kFixedTiles;
   return pieces < 1 ? 1 : pieces > kMostFixedPieces ? kMostFixedPieces : static_cast<int>(pieces);

@@ -22,8 +22,9 @@ __device__ __forceinline__ int result_at(int h, int chunk) { return h * kDim * 2
 
 /// Normalised results of the block's heads, into shared memory, so that whole rows leave.
 __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shared, const Unit& unit, int group,
-                                              const HeadPair& heads, const float (&out)[2][64]) {
+                                              const HeadPair& heads, bool is_padding, const float (&out)[2][64]) {
   const int thread = threadIdx.x % kGroup, lane = thread % 32, head = thread / 32 * 16 + lane / 4;
+  const bool turns = launch.problem.out_form != OutForm::plain, is_zero = turns && is_padding;
   float inverse[2];
   bool is_empty[2];
 #pragma unroll
@@ -31,7 +32,7 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
     const int h = head + 8 * r;
     const Finish finish = finish_head(shared.sinks[h], heads.base[r], heads.total[r]);
     inverse[r] = finish.inverse;
-    is_empty[r] = finish.is_empty;
+    is_empty[r] = finish.is_empty || is_zero;
     if (group == 0 && lane % 4 == 0 && h < unit.num_heads) {
       store_head_state(launch, unit.t, unit.first_head + h, heads.base[r], heads.total[r], heads.most[r]);
     }
@@ -46,16 +47,16 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
       for (int r = 0; r < 2; ++r) {
         const float* from = out[j / 16] + (j % 16 + i) * 4 + 2 * r;
         w[i][r] = is_empty[r] ? 0u : mma::pack_bf16x2(from[0] * inverse[r], from[1] * inverse[r]);
+        if (turns && is_rotary(group, j) && !is_zero) w[i][r] = turned_back(shared, w[i][r], (j - 24 + i) * 4 + lane % 4);
       }
     }
     mma::store_matrix_x4(shared.q + (at ^ j << 4), w[0][0], w[0][1], w[1][0], w[1][1]);
   }
 }
 /// Sends them, back in the caller's order of elements.
-__device__ __forceinline__ void send_results(const Launch& launch, const Shared& shared, const Unit& unit,
-                                             const TurnBack& back) {
-  if (launch.problem.out_form != OutForm::plain) {
-    return send_formed_results(launch, unit, back, [&](int h, int chunk) {
+__device__ __forceinline__ void send_results(const Launch& launch, const Shared& shared, const Unit& unit) {
+  if (launch.problem.out_form == OutForm::e4m3) {
+    return send_codes(launch, unit, [&](int h, int chunk) {
       return in_tile_order(*reinterpret_cast<const uint4*>(shared.q + result_at(h, chunk)), chunk);
     });
   }
@@ -74,20 +75,12 @@ __device__ __forceinline__ void send_results(const Launch& launch, const Shared&
 
 /// The work of math group `group`. While results leave, the next unit's queries are already on their way.
 __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, int group) {
-  const bool is_raw = launch.problem.q_form == QForm::raw, is_plain = launch.problem.out_form == OutForm::plain;
-  RawQueries queries;
-  const auto fetch = [&](const Unit& unit) {
-    queries.turn = {};  // nothing of the last unit's stays in registers
-    queries.rotation = {};
-    is_raw ? fetch_raw_queries(launch, unit, queries) : fetch_queries(launch, unit, queries.words);
-  };
   Unit unit(launch, blockIdx.x);
-  fetch(unit);
+  Fetched fetched = fetch(launch, unit);
   int base = 0, tiles = Range(launch, Rows(launch, unit.t)).tiles;
 #pragma unroll 1
   while (true) {
-    is_raw ? keep_raw_queries(launch, shared, queries) : keep_queries(shared, queries.words);
-    const std::int32_t position = is_plain ? 0 : __ldg(&launch.args.positions.at<const std::int32_t>(unit.t));
+    keep(launch, shared, fetched);
     if (threadIdx.x < kHeads) {
       shared.sinks[threadIdx.x] =
           static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
@@ -102,22 +95,20 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
       keep_part(shared, unit.num_heads, group, heads, out);
       return merge_cluster(launch, shared, unit);
     }
-    stage_results(launch, shared, unit, group, heads, out);
-    const TurnBack back = turn_back_by(launch, position);
+    stage_results(launch, shared, unit, group, heads, fetched.is_padding, out);
     const std::int64_t next = unit.number + gridDim.x;
-    if (next >= launch.units) {
-      barrier::sync<1, 2 * kGroup>();
-      return send_results(launch, shared, unit, back);
-    }
+    if (next >= launch.units) break;
     const Unit after(launch, next);
-    fetch(after);
+    fetched = fetch(launch, after);
     base += tiles;
     tiles = Range(launch, Rows(launch, after.t)).tiles;
     barrier::sync<1, 2 * kGroup>();
-    send_results(launch, shared, unit, back);
+    send_results(launch, shared, unit);
     unit = after;
     barrier::sync<1, 2 * kGroup>();  // the results have left shared memory
   }
+  barrier::sync<1, 2 * kGroup>();
+  send_results(launch, shared, unit);
 }
 
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Launch launch) {

@@ -24,10 +24,10 @@ __device__ __forceinline__ void keep_part(Shared& shared, int num_heads, int gro
 #pragma unroll
     for (int j = 0; j < 32; ++j) {
       // Out of the tiles' order: a pair of elements lies two apart.
-      const bool is_rotary = j >= 24 && group == 1;
-      float* const at = row + 8 * j + (is_rotary ? 2 * quad : quad / 2 * 4 + quad % 2);
+      const bool rotary = is_rotary(group, j);
+      float* const at = row + 8 * j + (rotary ? 2 * quad : quad / 2 * 4 + quad % 2);
       at[0] = out[j / 16][j % 16 * 4 + 2 * r];
-      at[is_rotary ? 1 : 2] = out[j / 16][j % 16 * 4 + 2 * r + 1];
+      at[rotary ? 1 : 2] = out[j / 16][j % 16 * 4 + 2 * r + 1];
     }
     if (group != 0 || quad != 0) continue;
     shared.states[0][h] = heads.base[r];

@@ -47,6 +47,7 @@ struct alignas(1024) Shared {
   float base[2][kHeads];  ///< what the weights of each math group's tile are relative to (base 2)
   float totals[2][kHeads], largest[2][kHeads], sinks[kHeads];
   std::uint64_t tile_full[kTiles], tile_empty[kTiles], weights_full[2], weights_empty[2];
+  float rope[kRotary];      ///< of the query whose results are turned back: cosines, then sines
   float states[3][kHeads];  ///< of the block's part, for the blocks of its cluster: base, total, largest
   int is_last;
 };
@@ -58,6 +59,9 @@ __device__ __forceinline__ uint4 in_tile_order(const uint4& v, int chunk) {
   return {__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410),
           __byte_perm(v.z, v.w, 0x7632)};
 }
+
+/// True if a math group's eight columns number j are rotary, which keep their own order.
+__device__ __forceinline__ bool is_rotary(int group, int j) { return group == 1 && j >= 24; }
 
 /// What a block works on: some heads of a query, and this block's share of its rows. A block takes every gridDim.x-th
 /// unit.
