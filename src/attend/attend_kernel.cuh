@@ -14,8 +14,8 @@ namespace fathom::attend_rows {
 
 constexpr int kRowBytes = 576, kScaleBytes = 8;
 constexpr int kDim = 512, kRotary = 64;  ///< elements of a head; the last of them are rotated
-/// How far (base 2) a logit may leave the base of its softmax before the base follows: weights up to 2^kSlack do no harm, and
-/// sums are rarely rescaled.
+/// How far (base 2) a logit may leave the base of its softmax before the base follows: weights up to 2^kSlack do no
+/// harm, and sums are rarely rescaled.
 constexpr float kSlack = 8;
 constexpr float kLog2e = 1.44269504088896f, kLn2 = 0.693147180559945f;
 

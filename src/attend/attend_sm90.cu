@@ -47,7 +47,8 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
       for (int r = 0; r < 2; ++r) {
         const float* from = out[j / 16] + (j % 16 + i) * 4 + 2 * r;
         w[i][r] = is_empty[r] ? 0u : mma::pack_bf16x2(from[0] * inverse[r], from[1] * inverse[r]);
-        if (turns && is_rotary(group, j) && !is_zero) w[i][r] = turned_back(shared, w[i][r], (j - 24 + i) * 4 + lane % 4);
+        if (turns && is_rotary(group, j) && !is_zero)
+          w[i][r] = turned_back(shared, w[i][r], (j - 24 + i) * 4 + lane % 4);
       }
     }
     mma::store_matrix_x4(shared.q + (at ^ j << 4), w[0][0], w[0][1], w[1][0], w[1][1]);

@@ -12,7 +12,7 @@ constexpr int kMathWarps = 2 * kGroup / 32;
 static_assert(kQueriesOfThread == kHeads / kMathWarps * 2);
 
 struct Fetched {
-  Queries queries;         ///< raw: of head warp + i * kMathWarps words 2 i and 2 i + 1
+  Queries queries;  ///< raw: of head warp + i * kMathWarps words 2 i and 2 i + 1
   bool is_padding = false;
   Rotation rotation = {};  ///< raw: of the second word, where it is rotary
   float rope = 0;          ///< out_form: a thread's number of the query's row of the rotary table
@@ -86,7 +86,8 @@ __device__ __forceinline__ void keep_raw_queries(const Launch& launch, Shared& s
 }
 
 __device__ __forceinline__ void keep(const Launch& launch, Shared& shared, const Fetched& fetched) {
-  launch.problem.q_form == QForm::raw ? keep_raw_queries(launch, shared, fetched) : keep_queries(shared, fetched.queries);
+  launch.problem.q_form == QForm::raw ? keep_raw_queries(launch, shared, fetched)
+                                      : keep_queries(shared, fetched.queries);
   if (threadIdx.x < kRotary && launch.problem.out_form != OutForm::plain) shared.rope[threadIdx.x] = fetched.rope;
 }
 

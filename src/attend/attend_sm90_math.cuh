@@ -153,8 +153,7 @@ __device__ __forceinline__ void publish(Shared& shared, int group, const Weights
   }
   barrier::publish_to_tensor_cores();
   __syncwarp();
-  if (quad == 0)
-    barrier::arrive(&shared.weights_full[group]);  // who wrote a base
+  if (quad == 0) barrier::arrive(&shared.weights_full[group]);  // who wrote a base
 }
 
 /// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for

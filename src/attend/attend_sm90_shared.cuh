@@ -29,11 +29,11 @@ namespace fathom::attend_sm90_kernel {
 using namespace attend_rows;
 
 constexpr int kHeads = AttendSm90Policy::kHeads;
-constexpr int kGroup = 128;                                        ///< threads of a warpgroup
-constexpr int kThreads = 4 * kGroup;                               ///< math 0, 1; feed 0, 1
+constexpr int kGroup = 128;                                         ///< threads of a warpgroup
+constexpr int kThreads = 4 * kGroup;                                ///< math 0, 1; feed 0, 1
 constexpr int kTileRows = AttendSm90Policy::kTileRows, kTiles = 3;  ///< dequantised tiles kept
-constexpr int kFeedWarps = 8, kFeedRows = kTileRows / kFeedWarps;  ///< rows of a tile that a feeding warp brings
-constexpr int kAhead = 3;                                          ///< tiles whose raw rows are under way
+constexpr int kFeedWarps = 8, kFeedRows = kTileRows / kFeedWarps;   ///< rows of a tile that a feeding warp brings
+constexpr int kAhead = 3;                                           ///< tiles whose raw rows are under way
 constexpr int kSlabs = kDim / wgmma::kSlabElements;
 constexpr int kQuerySlabBytes = kHeads * wgmma::kSlabRowBytes, kTileSlabBytes = kTileRows * wgmma::kSlabRowBytes;
 
