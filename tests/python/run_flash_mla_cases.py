@@ -4,24 +4,31 @@
 
 TESTS is the folder `tests` of a FlashMLA checkout with the V4 cases (github.com/deepseek-ai/FlashMLA, April 2026 line).
 A case's seed is its number in their list, as when their own script runs the list from its start. Cases that also
-measure time are run for correctness only. --sample takes N of those that fit --most-rows; --done keeps the numbers of
-passed cases in FILE, so that several runs share the list. The last line is "LIST: passed P of R run, N in the list".
+measure time are run for correctness only. --sample takes N of those that fit --most-rows. --done keeps the numbers of
+passed cases in FILE, so that several runs share the list; it counts only with the library, package and cases that it
+was written with. The last line is "KIND: passed P of R run, N in the list", earlier runs of FILE counted in.
 """
 
 import argparse
 import ast
 import contextlib
+import gc
+import hashlib
 import importlib
 import io
 import json
-import multiprocessing
+import os
 import pathlib
 import random
 import sys
 import time
 import types
 
+import case_pool
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+RESERVE, CONTEXT = 1000, 1200  # megabytes of each worker: what torch keeps, and what CUDA, cuBLAS and plans take
+MOST_PLANS = 16
 MODULES = {"decode": "test_flash_mla_sparse_decoding", "prefill": "test_flash_mla_sparse_prefill"}
 
 
@@ -51,12 +58,10 @@ def load(tests, kind, device):
     torch.set_default_dtype(torch.bfloat16)
     torch.set_default_device(device)
     torch.set_float32_matmul_precision("high")
-    if device == "cuda":  # they empty it before every case, so that each pays for its memory anew
-        give_back = torch.cuda.empty_cache
-        torch.cuda.empty_cache = lambda: give_back() if torch.cuda.memory_reserved() > 4 << 30 else None
-    else:  # their code says .cuda() and synchronize() where it means "where q lies"
+    torch.cuda.empty_cache = lambda: None  # before every case of theirs; Cases.clean does it when it is worth it
+    if device == "cpu":  # their code says .cuda() and synchronize() where it means "where q lies"
         torch.Tensor.cuda = lambda self, *_: self
-        torch.cuda.synchronize = torch.cuda.empty_cache = lambda *_: None
+        torch.cuda.synchronize = lambda *_: None
     module = importlib.import_module(MODULES[kind])
     if kind == "decode":
         cases = [raw.to_test_param() for raw in module.gen_testcase()]
@@ -74,42 +79,126 @@ def load(tests, kind, device):
 
 
 def rows_of(case):
-    """Rows that a case's reference gathers, of 576 numbers at most in f32: what its memory and time grow with."""
+    """Rows that a case's reference gathers: what its time grows with."""
     decode = case.decode
     return (decode.b * case.s_q * (case.topk + (decode.extra_topk or 0))) if decode else case.s_q * case.topk
 
 
-def gigabytes_of(case):
-    """About what a case takes at its most: caches of lengths that vary, gathered rows in f32, and copies of both."""
-    decode = case.decode
-    pool = 2 * (decode.b * (case.s_kv + (decode.extra_s_k or 0))) if decode else case.s_kv
-    return (3 * 4 * rows_of(case) + 3 * 2 * pool) * case.d_qk / 1e9
+def megabytes_of(case):
+    """About what a case takes at its most, beyond what a worker always has: making it, its reference, or comparing."""
+    decode, dim = case.decode, case.d_qk
+    tokens = case.s_q * (decode.b if decode else 1)
+    queries = 2 * tokens * case.h_q * (dim + case.d_v) * (1 if decode else 2.4)
+    reference = rows_of(case) * max(8 * dim, 6 * dim + 12 * case.h_q)
+    comparison = 40 * tokens * case.h_q * case.d_v
+    if not decode:
+        kept = making = 6 * case.s_kv * dim
+    else:  # lengths vary around their mean by half of it; a page more than there are, an eighth more of each row
+        spread = 2.5 if decode.is_varlen else 1.0
+        scopes = [(case.s_kv, decode.block_size)]
+        if decode.extra_topk:
+            scopes.append((decode.extra_s_k or 2 * decode.extra_topk, decode.extra_block_size or decode.block_size))
+        pools = [(2 * decode.b * spread * tokens * dim, 1 + 1 / page) for tokens, page in scopes]
+        kept = sum(1.6 * pool for pool, _ in pools)
+        making = max((1 + 1.25 * page) * pool for pool, page in pools)
+    most = max(making, reference if case.check_correctness else 0, comparison)
+    return max(int((queries + kept + most) / 1e6) - RESERVE, 0)
 
 
-def run_case(module, kind, case):
-    if kind == "decode":
-        return module.test_flash_mla(case).is_correct
-    return bool(module.run_test(case))
+def identity_of(tests):
+    """A hash of what decides how a case ends: the library, the package, their cases."""
+    import fathom
+
+    package = pathlib.Path(fathom.__file__).parent
+    told = hashlib.sha256(pathlib.Path(fathom._library.library().path).read_bytes())
+    for folder in (package, tests):
+        for path in sorted(folder.rglob("*.py")):
+            told.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return told.hexdigest()
 
 
-def work(module, cases, kind, device, numbers, until, results):
-    """One worker: its cases in turn until the time is up."""
-    import torch
+def done_before(path, identity):
+    """Numbers that passed in earlier runs of the same code."""
+    if path is None or not path.exists():
+        return set()
+    kept = json.loads(path.read_text())
+    return set(kept["passed"]) if kept["of"] == identity else set()
 
-    if device == "cuda":
-        torch.set_num_threads(1)
-    for number in numbers:
-        if time.time() > until:
-            break
-        printed, began = io.StringIO(), time.time()
+
+def keep_done(path, identity, passed):
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps({"of": identity, "passed": sorted(passed)}))
+    os.replace(beside, path)
+
+
+class Cases:
+    """What a worker does: one case of the list at a time, on the device."""
+
+    def __init__(self, module, cases, kind, device):
+        self.module, self.cases, self.kind, self.device = module, cases, kind, device
+
+    def prepare(self):
+        import torch
+
+        if self.device == "cuda":
+            torch.set_num_threads(1)
+            torch.zeros(1)
+
+    def limit(self, cost):
+        """Lets torch take `cost` and the reserve, so that no worker takes what another was given."""
+        import torch
+
+        if self.device != "cuda":
+            return
+        share = 1.0 if cost is None else min((cost + RESERVE) * 1e6 / torch.cuda.mem_get_info()[1], 1.0)
+        torch.cuda.set_per_process_memory_fraction(share)
+        torch.cuda.reset_peak_memory_stats()
+
+    def clean(self):
+        """Gives back what the case took, and now and then what Fathom keeps for calls like earlier ones."""
+        import fathom
+        import torch
+
+        if self.device != "cuda":
+            return
+        if torch.cuda.memory_reserved() > RESERVE * 1e6:
+            torch.cuda.memory.empty_cache()
+        plans = fathom._ops.cached_plan
+        if plans.cache_info().currsize >= MOST_PLANS:
+            fathom.compat.flash_mla._calls.clear()
+            plans.cache_clear()
+
+    def run(self, number, cost):
+        """(passed, what was printed or, if it passed, the memory it took in GB)."""
+        import torch
+
+        self.limit(cost)
+        printed, lacking = io.StringIO(), ""
         try:
             with contextlib.redirect_stdout(printed):
-                passed = run_case(module, kind, cases[number])
-        except Exception as problem:  # an exception is a failed case, with its text
-            passed = False
-            print(f"{type(problem).__name__}: {problem}", file=printed)
-        results.put((number, passed, time.time() - began, "" if passed else printed.getvalue()))
-    results.put(None)
+                case = self.cases[number]
+                passed = self.module.test_flash_mla(case).is_correct if self.kind == "decode" else self.module.run_test(case)
+        except (torch.OutOfMemoryError, MemoryError) as problem:
+            lacking = f"{type(problem).__name__}: {problem}"
+        if lacking:  # after the exception, which holds on to the case's tensors
+            torch.use_deterministic_algorithms(False)  # theirs sets and resets it
+            gc.collect()
+            self.clean()
+            raise case_pool.OutOfMemory(lacking)
+        took = torch.cuda.max_memory_reserved() if self.device == "cuda" else 0
+        self.clean()
+        return bool(passed), f"{took / 1e9:.3f}" if passed else printed.getvalue()
+
+
+def memory_of(device, workers):
+    """Megabytes to give out beyond the workers' own."""
+    if device == "cpu":
+        return int(0.6 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6)
+    import subprocess  # asking CUDA itself would keep the workers from being forked
+
+    asked = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    free = float(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[0])
+    return int(free * 1.048576) - workers * (RESERVE + CONTEXT)
 
 
 def main():
@@ -121,59 +210,58 @@ def main():
     about.add_argument("--sample", type=int, default=0)
     about.add_argument("--sample-seed", type=int, default=1)
     about.add_argument("--most-rows", type=int, default=0, help="leave out cases whose reference gathers more rows")
-    about.add_argument("--most-gb", type=float, default=1e9, help="leave out cases that take more memory")
-    about.add_argument("--seconds", type=float, default=1e9)
+    about.add_argument("--seconds", type=float, default=1e9, help="no case starts later than this")
     about.add_argument("--done", type=pathlib.Path)
+    about.add_argument("--notes", type=pathlib.Path, help="seconds and memory of each case as JSON")
     given = about.parse_args()
-    until = time.time() + given.seconds
+    until = time.monotonic() + given.seconds
     module, cases = load(given.tests, given.kind, given.device)
-    done = set(json.loads(given.done.read_text())) if given.done and given.done.exists() else set()
-    numbers = [
-        number
-        for number, case in enumerate(cases)
-        if number not in done and gigabytes_of(case) <= given.most_gb
-        if not given.most_rows or rows_of(case) <= given.most_rows
-    ]
-    random.Random(given.sample_seed).shuffle(numbers)  # each worker gets cases of every size
+    identity = identity_of(given.tests)
+    before = done_before(given.done, identity)
+    numbers = [n for n, case in enumerate(cases) if not given.most_rows or rows_of(case) <= given.most_rows]
     if given.sample:
-        numbers = numbers[: given.sample]
-    context = multiprocessing.get_context("fork")  # CUDA has not been used yet, and imports take longer than cases
-    results, failed, passed, spent = context.Queue(), [], [], {}
-    workers = [
-        context.Process(
-            target=work,
-            args=(module, cases, given.kind, given.device, numbers[rank :: given.workers], until, results),
-            daemon=True,
-        )
-        for rank in range(given.workers)
-    ]
-    for worker in workers:
-        worker.start()
-    working = len(workers)
-    while working:
-        try:
-            result = results.get(timeout=5)
-        except Exception:  # nothing came: a worker may have died
-            working = sum(worker.is_alive() for worker in workers)
-            continue
-        if result is None:
-            working -= 1
-            continue
-        number, good, seconds, text = result
-        spent[number] = seconds
-        (passed if good else failed).append(number)
-        if not good:
-            print(f"failed: case {number}, {cases[number]}\n{text}", flush=True)
-    if given.done:
-        given.done.write_text(json.dumps(sorted(done | set(passed))))
-    ran = len(passed) + len(failed)
-    seconds = sorted(spent.values()) or [0.0]
-    print(
-        f"{given.workers} workers, seconds a case: median {seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.2f}, together "
-        f"{sum(seconds):.0f} in {time.time() - until + given.seconds:.0f}; {len(numbers) - ran} not reached"
+        numbers = random.Random(given.sample_seed).sample(numbers, given.sample)
+    costs = {number: megabytes_of(cases[number]) for number in numbers if number not in before}
+    kept = [time.monotonic(), 0]
+
+    def report(outcome):
+        for number, why in list(outcome.failed.items())[kept[1] :]:
+            print(f"failed: case {number}, {cases[number]}\n{why}", flush=True)
+        kept[1] = len(outcome.failed)
+        if given.done and time.monotonic() > kept[0] + 5:
+            keep_done(given.done, identity, before | set(outcome.passed))
+            kept[0] = time.monotonic()
+
+    work = Cases(module, cases, given.kind, given.device)
+    began = time.monotonic()
+    outcome = case_pool.run_all(
+        costs,
+        work.prepare,
+        work.run,
+        workers=given.workers,
+        memory=memory_of(given.device, given.workers),
+        until=until,
+        report=report,
     )
-    print(f"{given.kind}: passed {len(passed)} of {ran} run, {len(cases)} in the list, {len(done)} passed before")
-    return 1 if failed or any(worker.exitcode not in (0, None) for worker in workers) else 0
+    took = time.monotonic() - began
+    passed = before | set(outcome.passed)
+    if given.done:
+        keep_done(given.done, identity, passed)
+    if given.notes:
+        notes = [
+            dict(case=n, seconds=round(s, 3), took=outcome.passed.get(n), megabytes=costs[n])
+            for n, s in outcome.seconds.items()
+        ]
+        given.notes.write_text(json.dumps(notes))
+    seconds = sorted(outcome.seconds.values()) or [0.0]
+    print(
+        f"{given.kind}: {len(outcome.seconds)} cases in {took:.0f} s with {given.workers} workers, seconds a case: median "
+        f"{seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.2f}; alone {len(outcome.alone)}; passed {len(outcome.passed)}, "
+        f"failed {len(outcome.failed)}, not reached {len(outcome.not_run)}; passed before {len(before)}, "
+        f"not asked for {len(cases) - len(costs) - len(before)}; code {identity[:12]}"
+    )
+    print(f"{given.kind}: passed {len(passed)} of {len(passed) + len(outcome.failed)} run, {len(cases)} in the list")
+    return 1 if outcome.failed or not passed or outcome.not_run and not outcome.passed else 0
 
 
 if __name__ == "__main__":
