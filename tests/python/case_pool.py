@@ -1,8 +1,9 @@
 """Cases on worker processes that share a machine: memory is given out, processors are not shared, nothing gets lost.
 
 A case may start when the memory that it costs is free; of those that may, the dearest goes first, so that cheap ones fill
-the gaps and the end. A case that runs out of memory is tried again with the machine to itself. A worker that dies, or
-says nothing for too long, fails its case alone and is replaced. Every number ends in one of three places of `Outcome`.
+the gaps and the end. A case that runs out of memory is tried again with twice as much, in the end with the machine to
+itself. A worker that dies, or says nothing for too long, fails its case alone and is replaced. Every number ends in one
+of three places of `Outcome`.
 """
 
 import bisect
@@ -20,6 +21,7 @@ class Outcome:
     passed: dict = dataclasses.field(default_factory=dict)  # number -> what run_case said
     failed: dict = dataclasses.field(default_factory=dict)  # number -> why
     not_run: list = dataclasses.field(default_factory=list)  # the time was up, or no worker was left
+    again: list = dataclasses.field(default_factory=list)  # those that ran out of memory, once for each time
     alone: list = dataclasses.field(default_factory=list)  # those that had the machine to themselves
     seconds: dict = dataclasses.field(default_factory=dict)
 
@@ -88,7 +90,7 @@ def run_all(costs, prepare, run_case, *, workers, memory, until, longest=120.0, 
     """The Outcome of all cases in `costs` (number -> memory), of which no more than `memory` is out at any time.
 
     prepare() is called once in each worker. run_case(number, cost) gives (passed, text) and raises OutOfMemory where `cost`
-    does not do; cost None means all there is. Costs are integers. No case starts after `until` (time.monotonic), and
+    does not do; a cost of None means all there is. Costs are integers. No case starts after `until` (time.monotonic), and
     each has `longest` seconds, as has prepare. `report` is called after each case.
     """
     outcome, free = Outcome(), memory
@@ -119,7 +121,11 @@ def run_all(costs, prepare, run_case, *, workers, memory, until, longest=120.0, 
         free += cost or 0
         outcome.seconds[number] = seconds
         if verdict == "memory" and cost is not None:
-            alone.append(number)
+            outcome.again.append(number)
+            if (dearer := max(2 * cost, memory // 16, 1)) <= memory:
+                bisect.insort(pending, (dearer, number))
+            else:
+                alone.append(number)
         else:
             (outcome.passed if verdict == "passed" else outcome.failed)[number] = text
         report(outcome)

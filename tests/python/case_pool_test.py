@@ -51,20 +51,23 @@ def test_the_dearest_case_that_fits_goes_first():
     assert began == list(reversed(range(9)))
 
 
-def test_a_case_out_of_memory_runs_again_alone(tmp_path):
+def test_a_case_out_of_memory_gets_more_and_at_last_everything(tmp_path):
+    needs = {3: 4, 5: 10, 6: 11}
+
     def case(number, cost):
         mine = tmp_path / str(number)
         mine.touch()
         time.sleep(0.02)
         beside = len(list(tmp_path.iterdir())) - 1
         mine.unlink()
-        if number in (3, 5) and cost is not None:
+        if cost is not None and cost < needs.get(number, 0):
             raise case_pool.OutOfMemory("too little")
-        return cost is not None or beside == 0, f"{beside} beside"
+        return cost is not None or beside == 0, f"{cost}, {beside} beside"
 
     outcome = run({number: 1 for number in range(8)}, case, workers=3)
     assert sorted(outcome.passed) == list(range(8)), outcome.failed
-    assert sorted(outcome.alone) == [3, 5]
+    assert outcome.passed[3].startswith("4,") and outcome.passed[5].startswith("None,")
+    assert sorted(outcome.again) == [3, 3] + 4 * [5] + 4 * [6] and sorted(outcome.alone) == [5, 6]
 
 
 def test_a_case_dearer_than_everything_runs_alone_and_last():

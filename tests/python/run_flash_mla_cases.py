@@ -43,6 +43,7 @@ def _stand_in(name, **attributes):
 
 def load(tests, kind, device):
     """Their module and list of cases, with fathom.compat.flash_mla as `flash_mla` and torch set up as their main does."""
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # no gaps between blocks of all sizes
     import torch
 
     try:
@@ -102,7 +103,7 @@ def megabytes_of(case):
         kept = sum(1.6 * pool for pool, _ in pools)
         making = max((1 + 1.25 * page) * pool for pool, page in pools)
     most = max(making, reference if case.check_correctness else 0, comparison)
-    return max(int((queries + kept + most) / 1e6) - RESERVE, 0)
+    return max(int(1.15 * (queries + kept + most) / 1e6) + 200 - RESERVE, 0)
 
 
 def identity_of(tests):
@@ -145,12 +146,12 @@ class Cases:
             torch.zeros(1)
 
     def limit(self, cost):
-        """Lets torch take `cost` and the reserve, so that no worker takes what another was given."""
+        """Lets torch take `cost`, the reserve and a little for its gaps, so that no worker takes what another was given."""
         import torch
 
         if self.device != "cuda":
             return
-        share = 1.0 if cost is None else min((cost + RESERVE) * 1e6 / torch.cuda.mem_get_info()[1], 1.0)
+        share = 1.0 if cost is None else min((1.3 * (cost + RESERVE) + 500) * 1e6 / torch.cuda.mem_get_info()[1], 1.0)
         torch.cuda.set_per_process_memory_fraction(share)
         torch.cuda.reset_peak_memory_stats()
 
@@ -210,11 +211,10 @@ def main():
     about.add_argument("--sample", type=int, default=0)
     about.add_argument("--sample-seed", type=int, default=1)
     about.add_argument("--most-rows", type=int, default=0, help="leave out cases whose reference gathers more rows")
-    about.add_argument("--seconds", type=float, default=1e9, help="no case starts later than this")
+    about.add_argument("--seconds", type=float, default=1e9, help="no case starts later than this after the workers do")
     about.add_argument("--done", type=pathlib.Path)
     about.add_argument("--notes", type=pathlib.Path, help="seconds and memory of each case as JSON")
     given = about.parse_args()
-    until = time.monotonic() + given.seconds
     module, cases = load(given.tests, given.kind, given.device)
     identity = identity_of(given.tests)
     before = done_before(given.done, identity)
@@ -240,7 +240,7 @@ def main():
         work.run,
         workers=given.workers,
         memory=memory_of(given.device, given.workers),
-        until=until,
+        until=began + given.seconds,
         report=report,
     )
     took = time.monotonic() - began
@@ -256,7 +256,7 @@ def main():
     seconds = sorted(outcome.seconds.values()) or [0.0]
     print(
         f"{given.kind}: {len(outcome.seconds)} cases in {took:.0f} s with {given.workers} workers, seconds a case: median "
-        f"{seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.2f}; alone {len(outcome.alone)}; passed {len(outcome.passed)}, "
+        f"{seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.2f}; out of memory {len(outcome.again)} times, alone {len(outcome.alone)}; passed {len(outcome.passed)}, "
         f"failed {len(outcome.failed)}, not reached {len(outcome.not_run)}; passed before {len(before)}, "
         f"not asked for {len(cases) - len(costs) - len(before)}; code {identity[:12]}"
     )
