@@ -71,7 +71,7 @@ def test_a_case_out_of_memory_gets_more_and_at_last_everything(tmp_path):
 
 
 def test_a_case_dearer_than_everything_runs_alone_and_last():
-    outcome = run({0: 99, 1: 5, 2: 10}, lambda number, cost: (cost is None) == (number == 0) and (True, "") or (False, ""))
+    outcome = run({0: 99, 1: 5, 2: 10}, lambda number, cost: ((cost is None) == (number == 0), ""))
     assert sorted(outcome.passed) == [0, 1, 2] and outcome.alone == [0]
     assert list(outcome.passed)[-1] == 0
 

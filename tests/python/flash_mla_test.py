@@ -270,6 +270,9 @@ def test_wrong_tensors_are_named(name, array, sentence):
 def test_dense_attention_is_refused():
     with pytest.raises(NotImplementedError, match="indices is None"):
         run_decode(decode_case(6), stand_in.tensor, indices=None)
+    for name in ("flash_attn_varlen_func", "flash_attn_varlen_qkvpacked_func", "flash_attn_varlen_kvpacked_func"):
+        with pytest.raises(NotImplementedError, match=f"{name}: dense"):  # what an engine imports beside the rest
+            getattr(flash_mla, name)(1, causal=True)
 
 
 @pytest.mark.parametrize("dim", [512, 576])

@@ -136,7 +136,8 @@ class Cases:
     """What a worker does: one case of the list at a time, on the device."""
 
     def __init__(self, module, cases, kind, device):
-        self.module, self.cases, self.kind, self.device = module, cases, kind, device
+        self.cases, self.kind, self.device = cases, kind, device
+        self.run_theirs = module.test_flash_mla if kind == "decode" else module.run_test
 
     def prepare(self):
         import torch
@@ -177,8 +178,8 @@ class Cases:
         printed, lacking = io.StringIO(), ""
         try:
             with contextlib.redirect_stdout(printed):
-                case = self.cases[number]
-                passed = self.module.test_flash_mla(case).is_correct if self.kind == "decode" else self.module.run_test(case)
+                result = self.run_theirs(self.cases[number])
+            passed = bool(result.is_correct if self.kind == "decode" else result)
         except (torch.OutOfMemoryError, MemoryError) as problem:
             lacking = f"{type(problem).__name__}: {problem}"
         if lacking:  # after the exception, which holds on to the case's tensors
@@ -188,7 +189,7 @@ class Cases:
             raise case_pool.OutOfMemory(lacking)
         took = torch.cuda.max_memory_reserved() if self.device == "cuda" else 0
         self.clean()
-        return bool(passed), f"{took / 1e9:.3f}" if passed else printed.getvalue()
+        return passed, f"{took / 1e9:.3f}" if passed else printed.getvalue()
 
 
 def memory_of(device, workers):

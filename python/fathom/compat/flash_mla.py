@@ -336,3 +336,17 @@ def _prepare_prefill(function, tensors, sm_scale, d_v, device, stream):
     for name in ("lse", "max_logits"):
         call.views[name] = view(q.new_empty((tokens, heads), dtype=_float32(q)))
     return call.finish(device)
+
+
+def _refused(name):
+    def dense(*_, **__):
+        raise NotImplementedError(f"{name}: dense attention is not DeepSeek-V4's and not offered")
+
+    dense.__name__ = dense.__qualname__ = name
+    return dense
+
+
+# FlashMLA's other names, so that an engine can import them; it calls them for other models.
+flash_attn_varlen_func = _refused("flash_attn_varlen_func")
+flash_attn_varlen_qkvpacked_func = _refused("flash_attn_varlen_qkvpacked_func")
+flash_attn_varlen_kvpacked_func = _refused("flash_attn_varlen_kvpacked_func")
