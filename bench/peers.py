@@ -158,13 +158,13 @@ def cases_of(device, small):
         yield topk_case(device, 3, 4096, 64)
         yield attend_case(device, 3, 64, 64)
         return
-    for into, out in ((4096, 1024), (1024, 32768), (8192, 4096), (16384, 7168)):
-        for tokens in (1, 32, 128, 4096):
+    for into, out in ((4096, 1024), (1024, 32768), (16384, 7168)):
+        for tokens in (1, 32, 4096):
             yield linear_case(device, tokens, into, out)
     for tokens, scores, topk in ((1, 8192, 512), (32, 8192, 512), (1, 262144, 512), (16, 32768, 1024)):
         yield topk_case(device, tokens, scores, topk)
     for heads, width in ((64, 512), (128, 1024), (64, 8192)):
-        for tokens in (1, 8, 32, 64, 128, 256):
+        for tokens in (1, 32, 128):
             yield attend_case(device, tokens, heads, width)
 
 
