@@ -27,7 +27,7 @@ import types
 import case_pool
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-RESERVE, CONTEXT = 1000, 1200  # megabytes of each worker: what torch keeps, and what CUDA, cuBLAS and plans take
+RESERVE, CONTEXT = 1000, 800  # megabytes of each worker: what torch keeps, and what CUDA, cuBLAS and plans take
 MOST_PLANS = 16
 MODULES = {"decode": "test_flash_mla_sparse_decoding", "prefill": "test_flash_mla_sparse_prefill"}
 
@@ -91,7 +91,7 @@ def megabytes_of(case):
     tokens = case.s_q * (decode.b if decode else 1)
     queries = 2 * tokens * case.h_q * (dim + case.d_v) * (1 if decode else 2.4)
     reference = rows_of(case) * max(8 * dim, 6 * dim + 12 * case.h_q)
-    comparison = 40 * tokens * case.h_q * case.d_v
+    compared = max(reference, 40 * tokens * case.h_q * case.d_v) if case.check_correctness else 0
     if not decode:
         kept = making = 6 * case.s_kv * dim
     else:  # lengths vary around their mean by half of it; a page more than there are, an eighth more of each row
@@ -102,8 +102,7 @@ def megabytes_of(case):
         pools = [(2 * decode.b * spread * tokens * dim, 1 + 1 / page) for tokens, page in scopes]
         kept = sum(1.6 * pool for pool, _ in pools)
         making = max((1 + 1.25 * page) * pool for pool, page in pools)
-    most = max(making, reference if case.check_correctness else 0, comparison)
-    return max(int(1.15 * (queries + kept + most) / 1e6) + 200 - RESERVE, 0)
+    return max(int((queries + kept + max(making, compared)) / 1e6) + 200 - RESERVE, 0)
 
 
 def identity_of(tests):
