@@ -75,7 +75,7 @@ __device__ __forceinline__ void start_values(const Shared& shared, int tile_slot
 /// A tile and its weights have been used by this warp.
 __device__ __forceinline__ void release(Shared& shared, int tile_slot, int owner) {
   __syncwarp();  // all lanes have read what goes with them
-  if (threadIdx.x % 32 != 0) return;
+  if (threadIdx.x % 32 >= barrier::kArrivalsOfWarp) return;
   barrier::arrive(&shared.tile_empty[tile_slot]);
   barrier::arrive(&shared.weights_empty[owner]);
 }
