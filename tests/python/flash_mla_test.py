@@ -326,6 +326,14 @@ def test_sparse_prefill_of_rows_far_apart(tensor):
         assert (plain(a) == plain(b)).all()
 
 
+def test_no_more_than_some_plans_are_kept():
+    """Each owns a workspace, on a GPU in its memory."""
+    q, kv = stand_in.tensor(np.zeros((2, 1, 512)), "bf16"), stand_in.tensor(np.zeros((3, 1, 512)), "bf16")
+    for width in range(1, 100):
+        flash_mla.flash_mla_sparse_fwd(q, kv, stand_in.tensor(np.full((2, 1, width), -1, np.int32)), 0.1)
+    assert len({call.plan for call in flash_mla._calls.values()}) <= flash_mla._MOST_PLANS
+
+
 def test_install(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "flash_mla"]:
         monkeypatch.delitem(sys.modules, name)

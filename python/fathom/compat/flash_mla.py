@@ -135,7 +135,7 @@ class _Call:
 
 
 _calls = {}
-_MOST_CALLS = 1024  # how many different ones are remembered
+_MOST_CALLS, _MOST_PLANS = 1024, 64  # how many different ones are remembered, and plans with a workspace each
 
 
 def _call_like(tensors, stream, rest, prepare):
@@ -144,7 +144,7 @@ def _call_like(tensors, stream, rest, prepare):
     found = _calls.get(key)
     if found is None:
         found = prepare()
-        if len(_calls) >= _MOST_CALLS:
+        if len(_calls) >= _MOST_CALLS or len({call.plan for call in _calls.values()}) >= _MOST_PLANS:
             _calls.clear()
         _calls[key] = found
     return found
