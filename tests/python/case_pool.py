@@ -30,11 +30,10 @@ class OutOfMemory(Exception):
     """A case says that the memory it was given did not do."""
 
 
-def _work(rank, pipe, parent, prepare, run_case):
+def _work(rank, workers, pipe, parent, prepare, run_case):
     """A worker: prepares itself, then runs cases as they come. It ends after an exception, which may have left anything."""
-    if hasattr(os, "sched_setaffinity"):
-        processors = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {processors[rank % len(processors)]})
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, processors[rank % len(processors) :: workers])
     prepare()
     pipe.send(None)
     verdict = ""
@@ -59,11 +58,13 @@ def _work(rank, pipe, parent, prepare, run_case):
 class _Worker:
     """The parent's side of a worker. `task` is (number, cost), "prepare", or None when it waits for one."""
 
-    def __init__(self, rank, prepare, run_case):
+    def __init__(self, rank, workers, prepare, run_case):
         context = multiprocessing.get_context("fork")  # imports take longer than cases
-        self.rank, self.task, self.since = rank, "prepare", time.monotonic()
+        self.rank, self.workers, self.task, self.since = rank, workers, "prepare", time.monotonic()
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(rank, theirs, os.getpid(), prepare, run_case), daemon=True)
+        self.process = context.Process(
+            target=_work, args=(rank, workers, theirs, os.getpid(), prepare, run_case), daemon=True
+        )
         self.process.start()
         theirs.close()
 
@@ -96,7 +97,7 @@ def run_all(costs, prepare, run_case, *, workers, memory, until, longest=120.0, 
     outcome, free = Outcome(), memory
     pending = sorted((cost, number) for number, cost in costs.items() if cost <= memory)
     alone = [number for number, cost in costs.items() if cost > memory]
-    pool = [_Worker(rank, prepare, run_case) for rank in range(workers)]
+    pool = [_Worker(rank, workers, prepare, run_case) for rank in range(workers)]
 
     def give_out():
         """Cases to the workers that wait, as memory allows."""
@@ -133,7 +134,7 @@ def run_all(costs, prepare, run_case, *, workers, memory, until, longest=120.0, 
     def replace(worker):
         pool.remove(worker)
         worker.kill()
-        pool.append(_Worker(worker.rank, prepare, run_case))
+        pool.append(_Worker(worker.rank, workers, prepare, run_case))
 
     while pool:
         if time.monotonic() < until:

@@ -141,9 +141,8 @@ class Cases:
     def prepare(self):
         import torch
 
-        if self.device == "cuda":
-            torch.set_num_threads(1)
-            torch.zeros(1)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # the pool has given this process its processors
+        torch.zeros(1)
 
     def limit(self, cost):
         """Lets torch take `cost`, the reserve and a little for its gaps, so that no worker takes what another was given."""
