@@ -104,7 +104,7 @@ def run_all(costs, prepare, run_case, *, workers, memory, until, longest=120.0, 
         nonlocal free
         idle = [worker for worker in pool if worker.task is None]
         while idle and pending and pending[0][0] <= free:
-            cost, number = pending.pop(bisect.bisect_right(pending, (free, float("inf"))) - 1)
+            cost, number = pending.pop(bisect.bisect_right(pending, free, key=lambda waiting: waiting[0]) - 1)
             free -= cost
             idle.pop().give((number, cost))
         if alone and not pending and len(idle) == len(pool) > 0:

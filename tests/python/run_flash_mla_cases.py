@@ -1,12 +1,12 @@
 """FlashMLA's own test cases, references and tolerances, imported unmodified, against fathom.compat.flash_mla.
 
-    run_flash_mla_cases.py TESTS decode|prefill [--device cuda|cpu] [--workers N] [--sample N] [--seconds S] [--done FILE]
+    run_flash_mla_cases.py TESTS decode|prefill|all [--device cuda|cpu] [--workers N] [--sample N] [--seconds S] [--done FILE]
 
 TESTS is the folder `tests` of a FlashMLA checkout with the V4 cases (github.com/deepseek-ai/FlashMLA, April 2026 line).
 A case's seed is its number in their list, as when their own script runs the list from its start. Cases that also
 measure time are run for correctness only. --sample takes N of those that fit --most-rows. --done keeps the numbers of
 passed cases in FILE, so that several runs share the list; it counts only with the library, package and cases that it
-was written with. The last line is "KIND: passed P of R run, N in the list", earlier runs of FILE counted in.
+was written with. The last lines are "KIND: passed P of R run, N in the list", earlier runs of FILE counted in.
 """
 
 import argparse
@@ -118,11 +118,11 @@ def identity_of(tests):
 
 
 def done_before(path, identity):
-    """Numbers that passed in earlier runs of the same code."""
+    """Cases that passed in earlier runs of the same code: (kind, number)."""
     if path is None or not path.exists():
         return set()
     kept = json.loads(path.read_text())
-    return set(kept["passed"]) if kept["of"] == identity else set()
+    return {(kind, number) for kind, number in kept["passed"]} if kept["of"] == identity else set()
 
 
 def keep_done(path, identity, passed):
@@ -132,11 +132,14 @@ def keep_done(path, identity, passed):
 
 
 class Cases:
-    """What a worker does: one case of the list at a time, on the device."""
+    """What a worker does: one case of the lists at a time, on the device."""
 
-    def __init__(self, module, cases, kind, device):
-        self.cases, self.kind, self.device = cases, kind, device
-        self.run_theirs = module.test_flash_mla if kind == "decode" else module.run_test
+    def __init__(self, tests, kinds, device):
+        self.device, self.theirs, self.cases = device, {}, {}
+        for kind in kinds:
+            module, cases = load(tests, kind, device)
+            self.theirs[kind] = module.test_flash_mla if kind == "decode" else module.run_test
+            self.cases.update({(kind, number): case for number, case in enumerate(cases)})
 
     def prepare(self):
         import torch
@@ -168,7 +171,7 @@ class Cases:
             fathom.compat.flash_mla._calls.clear()
             plans.cache_clear()
 
-    def run(self, number, cost):
+    def run(self, key, cost):
         """(passed, what was printed or, if it passed, the memory it took in GB)."""
         import torch
 
@@ -176,8 +179,8 @@ class Cases:
         printed, lacking = io.StringIO(), ""
         try:
             with contextlib.redirect_stdout(printed):
-                result = self.run_theirs(self.cases[number])
-            passed = bool(result.is_correct if self.kind == "decode" else result)
+                result = self.theirs[key[0]](self.cases[key])
+            passed = bool(result.is_correct if key[0] == "decode" else result)
         except (torch.OutOfMemoryError, MemoryError) as problem:
             lacking = f"{type(problem).__name__}: {problem}"
         if lacking:  # after the exception, which holds on to the case's tensors
@@ -204,7 +207,7 @@ def memory_of(device, workers):
 def main():
     about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     about.add_argument("tests", type=pathlib.Path)
-    about.add_argument("kind", choices=MODULES)
+    about.add_argument("kind", choices=[*MODULES, "all"])
     about.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     about.add_argument("--workers", type=int, default=1)
     about.add_argument("--sample", type=int, default=0)
@@ -214,24 +217,24 @@ def main():
     about.add_argument("--done", type=pathlib.Path)
     about.add_argument("--notes", type=pathlib.Path, help="seconds and memory of each case as JSON")
     given = about.parse_args()
-    module, cases = load(given.tests, given.kind, given.device)
+    kinds = list(MODULES) if given.kind == "all" else [given.kind]
+    work = Cases(given.tests, kinds, given.device)
     identity = identity_of(given.tests)
-    before = done_before(given.done, identity)
-    numbers = [n for n, case in enumerate(cases) if not given.most_rows or rows_of(case) <= given.most_rows]
+    before = {case for case in done_before(given.done, identity) if case in work.cases}
+    asked = [key for key, case in work.cases.items() if not given.most_rows or rows_of(case) <= given.most_rows]
     if given.sample:
-        numbers = random.Random(given.sample_seed).sample(numbers, given.sample)
-    costs = {number: megabytes_of(cases[number]) for number in numbers if number not in before}
+        asked = random.Random(given.sample_seed).sample(asked, given.sample)
+    costs = {key: megabytes_of(work.cases[key]) for key in asked if key not in before}
     kept = [time.monotonic(), 0]
 
     def report(outcome):
-        for number, why in list(outcome.failed.items())[kept[1] :]:
-            print(f"failed: case {number}, {cases[number]}\n{why}", flush=True)
+        for key, why in list(outcome.failed.items())[kept[1] :]:
+            print(f"failed: {key[0]} case {key[1]}, {work.cases[key]}\n{why}", flush=True)
         kept[1] = len(outcome.failed)
         if given.done and time.monotonic() > kept[0] + 5:
             keep_done(given.done, identity, before | set(outcome.passed))
             kept[0] = time.monotonic()
 
-    work = Cases(module, cases, given.kind, given.device)
     began = time.monotonic()
     outcome = case_pool.run_all(
         costs,
@@ -248,18 +251,27 @@ def main():
         keep_done(given.done, identity, passed)
     if given.notes:
         notes = [
-            dict(case=n, seconds=round(s, 3), took=outcome.passed.get(n), megabytes=costs[n])
-            for n, s in outcome.seconds.items()
+            dict(case=key, seconds=round(s, 3), took=outcome.passed.get(key), megabytes=costs[key])
+            for key, s in outcome.seconds.items()
         ]
         given.notes.write_text(json.dumps(notes))
     seconds = sorted(outcome.seconds.values()) or [0.0]
     print(
-        f"{given.kind}: {len(outcome.seconds)} cases in {took:.0f} s with {given.workers} workers, seconds a case: median "
-        f"{seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.2f}; out of memory {len(outcome.again)} times, alone {len(outcome.alone)}; passed {len(outcome.passed)}, "
-        f"failed {len(outcome.failed)}, not reached {len(outcome.not_run)}; passed before {len(before)}, "
-        f"not asked for {len(cases) - len(costs) - len(before)}; code {identity[:12]}"
+        f"{len(outcome.seconds)} cases in {took:.0f} s with {given.workers} workers, seconds a case: median "
+        f"{seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.2f}; out of memory {len(outcome.again)} times, alone "
+        f"{len(outcome.alone)}; code {identity[:12]}"
     )
-    print(f"{given.kind}: passed {len(passed)} of {len(passed) + len(outcome.failed)} run, {len(cases)} in the list")
+    for kind in kinds:
+
+        def count(keys):
+            return sum(key[0] == kind for key in keys)
+
+        ran = count(passed) + count(outcome.failed)
+        others = count(work.cases) - ran - count(outcome.not_run)
+        print(
+            f"{kind}: passed {count(passed)} of {ran} run, {count(work.cases)} in the list ({count(before)} in earlier runs, "
+            f"{count(outcome.not_run)} not reached, {others} not asked for)"
+        )
     return 1 if outcome.failed or not passed or outcome.not_run and not outcome.passed else 0
 
 
