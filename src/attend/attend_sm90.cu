@@ -22,9 +22,9 @@ __device__ __forceinline__ int result_at(int h, int chunk) { return h * kDim * 2
 
 /// Normalised results of the block's heads, into shared memory, so that whole rows leave.
 __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shared, const Unit& unit, int group,
-                                              const HeadPair& heads, bool is_padding, const float (&out)[2][64]) {
+                                              const HeadPair& heads, const float (&out)[2][64]) {
   const int thread = threadIdx.x % kGroup, lane = thread % 32, head = thread / 32 * 16 + lane / 4;
-  const bool turns = launch.problem.out_form != OutForm::plain, is_zero = turns && is_padding;
+  const bool is_zero = shared.is_zero, turns = launch.problem.out_form != OutForm::plain && !is_zero;
   float inverse[2];
   bool is_empty[2];
 #pragma unroll
@@ -47,8 +47,7 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
       for (int r = 0; r < 2; ++r) {
         const float* from = out[j / 16] + (j % 16 + i) * 4 + 2 * r;
         w[i][r] = is_empty[r] ? 0u : mma::pack_bf16x2(from[0] * inverse[r], from[1] * inverse[r]);
-        if (turns && is_rotary(group, j) && !is_zero)
-          w[i][r] = turned_back(shared, w[i][r], (j - 24 + i) * 4 + lane % 4);
+        if (turns && is_rotary(group, j)) w[i][r] = turned_back(shared, w[i][r], (j - 24 + i) * 4 + lane % 4);
       }
     }
     mma::store_matrix_x4(shared.q + (at ^ j << 4), w[0][0], w[0][1], w[1][0], w[1][1]);
@@ -90,13 +89,13 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
     HeadPair heads;
     float out[2][64];
     clear(out);
-    attend_tiles(launch, shared, base, tiles, group, heads, out);
+    attend_tiles(launch, shared, base, base + tiles, group, heads, out);
     close_totals(shared, group, heads);
     if (launch.splits > 1) {  // then a block has one unit
       keep_part(shared, unit.num_heads, group, heads, out);
       return merge_cluster(launch, shared, unit);
     }
-    stage_results(launch, shared, unit, group, heads, fetched.is_padding, out);
+    stage_results(launch, shared, unit, group, heads, out);
     const std::int64_t next = unit.number + gridDim.x;
     if (next >= launch.units) break;
     const Unit after(launch, next);
@@ -121,11 +120,11 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTiles; ++i) {
       barrier::init(&shared.tile_full[i], kFeedWarps);
-      barrier::init(&shared.tile_empty[i], 2 * kGroup / 32);
+      barrier::init(&shared.tile_empty[i], 2 * kGroup / 32 * barrier::kArrivalsOfWarp);
     }
     for (int i = 0; i < 2; ++i) {
       barrier::init(&shared.weights_full[i], kGroup / 4);
-      barrier::init(&shared.weights_empty[i], 2 * kGroup / 32);
+      barrier::init(&shared.weights_empty[i], kGroup / 32 * barrier::kArrivalsOfWarp);  // of the other group
     }
     barrier::publish_to_tensor_cores();
   }
@@ -134,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   __syncthreads();
   if (role >= 2) {
     barrier::give_registers<64>();
-    feed(launch, shared, warp - 2 * kGroup / 32);
+    feed(launch, shared, role - 2, warp % (kGroup / 32));
   } else {
     barrier::take_registers<192>();
     calculate(launch, shared, role);

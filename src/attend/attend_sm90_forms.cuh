@@ -89,6 +89,7 @@ __device__ __forceinline__ void keep(const Launch& launch, Shared& shared, const
   launch.problem.q_form == QForm::raw ? keep_raw_queries(launch, shared, fetched)
                                       : keep_queries(shared, fetched.queries);
   if (threadIdx.x < kRotary && launch.problem.out_form != OutForm::plain) shared.rope[threadIdx.x] = fetched.rope;
+  if (threadIdx.x == 0) shared.is_zero = fetched.is_padding && launch.problem.out_form != OutForm::plain;
 }
 
 /// A pair of a result, turned back: pair number `pair` of the rotary part.
