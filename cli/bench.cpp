@@ -28,6 +28,7 @@ struct BenchOptions {
   std::int64_t tokens = 256;
   std::vector<int> batches{1};
   std::vector<std::int64_t> contexts;
+  Split split = Split::balanced;
 };
 
 std::string time_text(double seconds) {
@@ -155,6 +156,7 @@ int run_bench(const BenchOptions& options) {
   layer.batches = options.batches;
   layer.contexts = options.contexts;
   layer.json = options.json;
+  layer.split = options.split;
   layer.device = options.device;
   layer.forced = options.forced;
   return bench_layer(layer);
@@ -205,6 +207,7 @@ void add_bench(CLI::App& app, int& exit_code) {
       ->delimiter(',')
       ->check(CLI::Range(0, 1 << 24))
       ->needs(model_layer);
+  add_split(*verb, options->split)->needs(model_layer);
   verb->callback([options, &exit_code] { exit_code = run_bench(*options); });
 }
 

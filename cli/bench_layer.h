@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/device_choice.h"
+#include "fathom/attend.h"
 #include "fathom/config.h"
 #include "harness/conformance.h"
 
@@ -18,6 +19,7 @@ struct BenchLayerOptions {
   std::vector<int> batches{1};         ///< sequences of a decode step, which brings one token of each
   std::vector<std::int64_t> contexts;  ///< tokens before that step, made up; empty: `tokens`
   std::string json;                    ///< one object a step is appended to this file; empty: none
+  Split split = Split::balanced;
   DeviceChoice device;
   harness::Forced forced;     ///< of the layer and its stages
 };

@@ -10,10 +10,13 @@ std::span<const Implementation> attend_implementations() noexcept {
 #endif
 #ifdef FATHOM_WITH_CUDA
       implement<refuses_attend_sm80, prepare_attend_sm80, attend_sm80>("cuda:sm80", DeviceKind::cuda),
-      implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_simt>("cuda:simt", DeviceKind::cuda),
+      implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_simt>("cuda:simt",
+                                                                                              DeviceKind::cuda),
 #endif
-      implement<refuses_nothing<AttendProblem>, prepare_attend_cpu, attend_cpu>("cpu", DeviceKind::cpu),
-      implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_reference>("reference", DeviceKind::cpu),
+      implement<refuses_nothing<AttendProblem>, prepare_any_form<prepare_attend_cpu>, attend_any_form<attend_cpu>>(
+          "cpu", DeviceKind::cpu),
+      implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_reference>("reference",
+                                                                                                   DeviceKind::cpu),
   };
   return kList;
 }

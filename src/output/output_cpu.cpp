@@ -41,7 +41,9 @@ void rotate_back(const OutputProblem& problem, const OutputArgs& args, const Pie
       const std::int64_t position = args.positions.at<std::int32_t>(t);
       if (is_token(args.rope_table, position)) {
         load_row(args.attn_out, t * args.attn_out.strides[0] + h * args.attn_out.strides[1], head_dim, row);
-        rotate(row + head_dim - problem.rope_dim, problem.rope_dim, rope_row(args.rope_table, position), -1.0f);
+        if (problem.attn_form == OutForm::plain) {
+          rotate(row + head_dim - problem.rope_dim, problem.rope_dim, rope_row(args.rope_table, position), -1.0f);
+        }
       } else {
         std::fill_n(row, head_dim, 0.0f);
       }
