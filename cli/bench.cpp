@@ -26,8 +26,8 @@ struct BenchOptions {
   DeviceChoice device;
   std::string model_layer, layer = "csa";
   std::int64_t tokens = 256;
-  int batch = 1;
-  std::optional<std::int64_t> context;
+  std::vector<int> batches{1};
+  std::vector<std::int64_t> contexts;
   Split split = Split::balanced;
 };
 
@@ -153,8 +153,9 @@ int run_bench(const BenchOptions& options) {
   layer.preset = options.model_layer;
   layer.kind = options.layer == "csa" ? LayerKind::csa : options.layer == "hca" ? LayerKind::hca : LayerKind::window;
   layer.tokens = options.tokens;
-  layer.batch = options.batch;
-  layer.context = options.context;
+  layer.batches = options.batches;
+  layer.contexts = options.contexts;
+  layer.json = options.json;
   layer.split = options.split;
   layer.device = options.device;
   layer.forced = options.forced;
@@ -175,11 +176,10 @@ void add_bench(CLI::App& app, int& exit_code) {
   auto* cases =
       verb->add_option("--cases", options->cases, "Folder of case files")->check(not_empty())->excludes(text);
   auto* set = verb->add_option("--set", options->set, "Which file of each op")
-                  ->check(CLI::IsMember({"smoke", "ci", "model"}))
+                  ->check(CLI::IsMember({"smoke", "ci", "model", "serve"}))
                   ->excludes(text)
                   ->capture_default_str();
-  auto* json = verb->add_option("--json", options->json, "Append one JSON object a line to this file")
-                   ->check(not_empty());
+  verb->add_option("--json", options->json, "Append one JSON object a line to this file")->check(not_empty());
   auto* repeat = verb->add_option("--repeat", options->repeat, "Turns of roof and op")
                      ->check(CLI::Range(5, 1000))
                      ->capture_default_str();
@@ -188,7 +188,7 @@ void add_bench(CLI::App& app, int& exit_code) {
   auto* model_layer =
       verb->add_option("--model-layer", options->model_layer, "Time one layer of this preset stage by stage instead")
           ->check(CLI::IsMember({"v4-flash", "v4-pro"}));
-  model_layer->excludes(op)->excludes(cases)->excludes(set)->excludes(json)->excludes(repeat);
+  model_layer->excludes(op)->excludes(cases)->excludes(set)->excludes(repeat);
   verb->add_option("--layer", options->layer, "Layer kind")
       ->check(CLI::IsMember({"csa", "hca", "window"}))
       ->needs(model_layer)
@@ -197,11 +197,14 @@ void add_bench(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(1, 1 << 20))
       ->needs(model_layer)
       ->capture_default_str();
-  verb->add_option("--batch", options->batch, "Sequences of the decode step")
+  verb->add_option("--batch", options->batches, "Sequences of the decode step; several with commas")
+      ->delimiter(',')
       ->check(CLI::Range(1, 4096))
       ->needs(model_layer)
       ->capture_default_str();
-  verb->add_option("--context", options->context, "Tokens of each before it, made up; default: as prefilled")
+  verb->add_option("--context", options->contexts,
+                   "Tokens of each before it, made up; several with commas; default: as prefilled")
+      ->delimiter(',')
       ->check(CLI::Range(0, 1 << 24))
       ->needs(model_layer);
   add_split(*verb, options->split)->needs(model_layer);

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "cli/bench_past.h"
 #include "cli/bench_weights.h"
@@ -108,21 +111,24 @@ Result<LayerConfig> preset_layer(const BenchLayerOptions& options) {
   return Status::invalid("bench: %s has no %s layer", options.preset.c_str(), name_of(options.kind));
 }
 
-void print_times(std::span<const LayerStage> stages, const StepTimes& prefill, const StepTimes& decode, bool is_cpu,
-                 const BenchLayerOptions& options) {
+/// What is timed: a prefill, or a step of `batch` sequences that bring one token each.
+struct Step {
+  const char* name;
+  std::int64_t tokens, batch, context;
+};
+
+double total_of(const StepTimes& times) { return std::accumulate(times.stages.begin(), times.stages.end(), 0.0); }
+
+void print_times(std::span<const LayerStage> stages, const Step& first, const StepTimes& prefill, const Step& second,
+                 const StepTimes& decode, bool is_cpu) {
   const double unit = is_cpu ? 1e3 : 1e6;
   const char* name = is_cpu ? "ms" : "us";
-  const auto sum = [](const StepTimes& times) {
-    double total = 0;
-    for (const double seconds : times.stages) total += seconds;
-    return total;
-  };
-  const double prefill_total = sum(prefill), decode_total = sum(decode);
+  const double prefill_total = total_of(prefill), decode_total = total_of(decode);
   const auto share = [](double part, double whole) {
     return fmt::format("{:.1f} %", whole > 0 ? 100 * part / whole : 0.0);
   };
-  const auto past = fmt::format("decode of {} after {}, {}", options.batch, options.context.value_or(options.tokens), name);
-  Table table({"stage", "by", fmt::format(">prefill of {}, {}", options.tokens, name), ">share", ">" + past, ">share"});
+  const auto past = fmt::format("decode of {} after {}, {}", second.batch, second.context, name);
+  Table table({"stage", "by", fmt::format(">prefill of {}, {}", first.tokens, name), ">share", ">" + past, ">share"});
   for (std::size_t i = 0; i < stages.size(); ++i) {
     table.add({stages[i].title, stages[i].plan.implementation(), fmt::format("{:.1f}", prefill.stages[i] * unit),
                share(prefill.stages[i], prefill_total), fmt::format("{:.2f}", decode.stages[i] * unit),
@@ -135,22 +141,65 @@ void print_times(std::span<const LayerStage> stages, const StepTimes& prefill, c
     fmt::print("the layer as one, in a graph: prefill {:.1f} us, decode {:.2f} us\n", prefill.whole * unit, decode.whole * unit);
   }
   fmt::print("prefill {:.1f} tokens/s, decode {:.1f} tokens/s (this layer alone)\n",
-             static_cast<double>(options.tokens) / prefill.whole, static_cast<double>(options.batch) / decode.whole);
+             static_cast<double>(first.tokens) / prefill.whole, static_cast<double>(second.batch) / decode.whole);
+  std::fflush(stdout);
 }
+
+/// Where --json goes, one object a step; nowhere without it.
+class JsonLines {
+ public:
+  static Result<JsonLines> open(const std::string& path) {
+    JsonLines lines;
+    if (path.empty()) return lines;
+    lines.path_ = path;
+    lines.file_.open(path, std::ios::app);
+    if (!lines.file_) return lines.unwritten();
+    return lines;
+  }
+  Status add(const BenchLayerOptions& options, const Device& device, std::span<const LayerStage> stages,
+             const Step& step, const StepTimes& times) {
+    if (!file_.is_open()) return {};
+    nlohmann::json line = {{"model", options.preset},
+                           {"layer", name_of(options.kind)},
+                           {"step", step.name},
+                           {"tokens", step.tokens},
+                           {"batch", step.batch},
+                           {"context", step.context},
+                           {"device", name_of(device)},
+                           {"version", FATHOM_VERSION},
+                           {"total_seconds", total_of(times)},
+                           {"whole_seconds", times.whole}};
+    for (std::size_t i = 0; i < stages.size(); ++i) {
+      line["stages"].push_back({{"stage", stages[i].title},
+                                {"implementation", stages[i].plan.implementation()},
+                                {"seconds", times.stages[i]}});
+    }
+    if (!(file_ << line.dump() << std::endl)) return unwritten();
+    return {};
+  }
+
+ private:
+  Status unwritten() const { return Status::invalid("bench: cannot write \"%s\"", path_.c_str()); }
+  std::string path_;
+  std::ofstream file_;
+};
 
 Status run(const BenchLayerOptions& options) {
   FATHOM_ASSIGN(const LayerConfig config, preset_layer(options));
   FATHOM_ASSIGN(const Device device, options.device.open());
   const bool is_cpu = device.kind() == DeviceKind::cpu;
-  const std::int64_t context = options.context.value_or(options.tokens);
+  const std::vector<std::int64_t> contexts = options.contexts.empty() ? std::vector{options.tokens} : options.contexts;
+  const std::int64_t longest = *std::max_element(contexts.begin(), contexts.end());
+  const int widest = *std::max_element(options.batches.begin(), options.batches.end());
+  FATHOM_ASSIGN(JsonLines json, JsonLines::open(options.json));
   fmt::print("one {} layer of {} ({}), random weights, served numerics, {}\n", name_of(config.kind()), options.preset,
              config.name, is_cpu ? fmt::format("{} threads", device.num_threads()) : name_of(device));
   std::fflush(stdout);
 
   const LoadedLayer weights = random_weights(config, kWeightSeed);
-  const std::int64_t most_rows = std::max<std::int64_t>(options.tokens, options.batch);
+  const std::int64_t most_rows = std::max<std::int64_t>(options.tokens, widest);
   const std::vector<bf16> hidden = random_hidden(most_rows, config.hidden_size, kHiddenSeed);
-  const std::int64_t positions = std::max(options.tokens, context + 1);
+  const std::int64_t positions = std::max(options.tokens, longest + 1);
   std::vector<float> rope(static_cast<std::size_t>(positions * config.rope_dim()));
   const TensorView rope_table = view(rope.data(), DType::f32, {positions, config.rope_dim()});
   FATHOM_TRY(fill_rope_table(config.rope, 0, rope_table));
@@ -172,9 +221,8 @@ Status run(const BenchLayerOptions& options) {
     return step;
   };
   const std::string force = harness::force_text(options.forced);
-  FATHOM_ASSIGN(const Stepper prefiller, make_stepper(problem, static_cast<std::int32_t>(options.tokens), device, force));
-  problem.num_seqs = options.batch;
-  FATHOM_ASSIGN(const Stepper decoder, make_stepper(problem, options.batch, device, force));
+  FATHOM_ASSIGN(const Stepper prefiller,
+                make_stepper(problem, static_cast<std::int32_t>(options.tokens), device, force));
   FATHOM_TRY(harness::check_forced_ops(options.forced, harness::ops_of(prefiller.plan)));
 
   const LayerProblem& prefill_problem = prefiller.plan.problem();
@@ -184,9 +232,20 @@ Status run(const BenchLayerOptions& options) {
   FATHOM_ASSIGN(const int sequence, nothing.pool.add_sequence());
   nothing.sequences = {sequence};
   FATHOM_ASSIGN(const StepTimes prefill, time_step(prefiller, nothing, options.tokens, args_of(options.tokens), 1));
-  FATHOM_ASSIGN(Past past, make_past(problem, options.batch, context, device));
-  FATHOM_ASSIGN(const StepTimes decode, time_step(decoder, past, 1, args_of(options.batch), kRunsOnCpu));
-  print_times(layer_stages(prefiller.plan), prefill, decode, is_cpu, options);
+  const std::span<const LayerStage> stages = layer_stages(prefiller.plan);
+  const Step first{"prefill", options.tokens, 1, 0};
+  FATHOM_TRY(json.add(options, device, stages, first, prefill));
+  for (const std::int64_t context : contexts) {
+    for (const int batch : options.batches) {
+      problem.num_seqs = batch;
+      FATHOM_ASSIGN(const Stepper decoder, make_stepper(problem, batch, device, force));
+      FATHOM_ASSIGN(Past past, make_past(problem, batch, context, device));
+      FATHOM_ASSIGN(const StepTimes decode, time_step(decoder, past, 1, args_of(batch), kRunsOnCpu));
+      const Step second{"decode", batch, batch, context};
+      print_times(stages, first, prefill, second, decode, is_cpu);
+      FATHOM_TRY(json.add(options, device, layer_stages(decoder.plan), second, decode));
+    }
+  }
   return {};
 }
 

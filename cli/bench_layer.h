@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/device_choice.h"
 #include "fathom/attend.h"
@@ -16,15 +16,16 @@ struct BenchLayerOptions {
   std::string preset = "v4-flash";  ///< "v4-flash" or "v4-pro"
   LayerKind kind = LayerKind::csa;
   std::int64_t tokens = 256;  ///< prefilled in one step
-  int batch = 1;              ///< sequences of the decode step, which brings one token of each
-  std::optional<std::int64_t> context;  ///< tokens before that step, made up; absent: `tokens`
+  std::vector<int> batches{1};         ///< sequences of a decode step, which brings one token of each
+  std::vector<std::int64_t> contexts;  ///< tokens before that step, made up; empty: `tokens`
+  std::string json;                    ///< one object a step is appended to this file; empty: none
   Split split = Split::balanced;
   DeviceChoice device;
   harness::Forced forced;     ///< of the layer and its stages
 };
 
-/// Prints a table of the stages (time, share) for the prefill and for a decode step; on a GPU also the layer as one.
-/// Returns the exit code.
+/// Prints a table of the stages (time, share) for the prefill and for a decode step of each context and batch; on a GPU
+/// also the layer as one. Returns the exit code.
 int bench_layer(const BenchLayerOptions& options);
 
 }  // namespace fathom::cli

@@ -2,6 +2,7 @@
 #include "attend/attend_impl.h"
 #include "attend/attend_sm80_kernel.cuh"
 #include "core/scratch.h"
+#include "device/last_arriver.cuh"
 #include "device/launch.h"
 
 namespace fathom {
@@ -44,15 +45,7 @@ __device__ void merge_splits(const Launch& launch, Shared<kHeads>& shared, std::
     states[kHeads + threadIdx.x] = shared.total[threadIdx.x];
     states[2 * kHeads + threadIdx.x] = shared.most[threadIdx.x];
   }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();  // the block's stores, ordered before it by the barrier, are seen by whoever sees the count
-    shared.is_last = atomicAdd(launch.counters + unit, 1) == launch.splits - 1;
-    if (shared.is_last) launch.counters[unit] = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  if (!shared.is_last) return;
+  if (!is_last_block(launch.counters + unit, launch.splits, shared.is_last)) return;
   merge_parts<kHeads>(launch, unit, t, first_head, warp, kWarps, kUp);
 }
 

@@ -46,7 +46,7 @@ struct Shared {
   alignas(16) bf16 weights[kHeads * kWeightStride];
   float factor[kHeads], base[kHeads], most[kHeads], total[kHeads];
   std::int32_t rescale[2];  ///< of the tile in hand and the one before: whether any factor is not 1
-  std::int32_t is_last;
+  bool is_last;
 };
 
 /// Where column c of head h's partial logits lies: groups of eight columns rotate with the head, so that neither the

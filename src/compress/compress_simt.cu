@@ -5,6 +5,7 @@
 #include "compress/compress_impl.h"
 #include "compress/compress_policy.h"
 #include "core/scratch.h"
+#include "device/last_arriver.cuh"
 #include "device/launch.h"
 #include "device/warp_rows.cuh"
 #include "linear/linear_problem.h"
@@ -40,7 +41,7 @@ struct Step {
   PagedCacheView cache, state;
   float* rows;
   float* pooled;
-  unsigned* arrived;  ///< [num_tokens]: slices of the token's entry that are pooled
+  std::int32_t* arrived;  ///< [num_tokens]: slices of the token's entry that are pooled
   PoolPolicy policy;
   Finish finish;
   float hadamard_factor;
@@ -255,15 +256,7 @@ __device__ bool gathers_entry(const CompressProblem& problem, const Step& step, 
   float* pooled = step.pooled + t * problem.dim;
   const int mine = blockIdx.y * step.policy.units + threadIdx.x;
   if (threadIdx.x < step.policy.units && mine < problem.dim) pooled[mine] = entry[mine];
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    shared.is_last = atomicAdd(step.arrived + t, 1u) + 1 == static_cast<unsigned>(step.policy.slices);
-    if (shared.is_last) step.arrived[t] = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  if (!shared.is_last) return false;
+  if (!is_last_block(step.arrived + t, step.policy.slices, shared.is_last)) return false;
   for (int c = threadIdx.x; c < problem.dim; c += blockDim.x) entry[c] = __ldcg(pooled + c);
   __syncthreads();
   return true;
@@ -356,7 +349,7 @@ Result<Prepared> prepare_compress_simt(const CompressProblem& problem, const Dev
   lay_out(problem, *plan, scratch, {});
   const WorkspaceSize nested_size = largest({plan.get()});
   const std::int64_t counters =
-      pool_policy(problem).slices > 1 ? problem.num_tokens * std::int64_t{sizeof(unsigned)} : 0;
+      pool_policy(problem).slices > 1 ? problem.num_tokens * std::int64_t{sizeof(std::int32_t)} : 0;
   return Prepared{{scratch.used(), std::max(counters, nested_size.counters), nested_size.schedule}, plan, {*plan}};
 }
 
@@ -371,7 +364,7 @@ Status compress_simt(const CompressProblem& problem, const CompressArgs& args, c
             {},
             pieces.rows,
             pieces.pooled,
-            static_cast<unsigned*>(context.workspace.counters.data),
+            static_cast<std::int32_t*>(context.workspace.counters.data),
             pool_policy(problem),
             {},
             hadamard_factor(problem.dim)};

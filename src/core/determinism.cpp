@@ -31,6 +31,7 @@ constexpr Determinism kTable[] = {
     cuda("index_query", "cuda:simt", Word::not_guaranteed),
     cpu("index_query"),
     definition("index_query"),
+    cuda("index", "cuda:sm90", Word::unverified),
     cuda("index", "cuda:sm80", Word::unverified),
     cuda("index", "cuda:simt", Word::unverified),
     cpu("index"),

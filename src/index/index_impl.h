@@ -17,6 +17,9 @@ Status index_simt(const IndexProblem& problem, const IndexArgs& args, const RunC
 Reason index_sm80_refuses(const IndexProblem& problem, const Device& device);
 Result<Prepared> prepare_index_sm80(const IndexProblem& problem, const Device& device, const PlanOptions& options);
 Status index_sm80(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
+Reason index_sm90_refuses(const IndexProblem& problem, const Device& device);
+Result<Prepared> prepare_index_sm90(const IndexProblem& problem, const Device& device, const PlanOptions& options);
+Status index_sm90(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
 
 std::span<const Implementation> index_implementations() noexcept;
 

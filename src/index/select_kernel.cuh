@@ -12,7 +12,7 @@
 
 #include "core/scratch.h"
 #include "device/early_launch.cuh"
-#include "device/rows.cuh"
+#include "device/last_arriver.cuh"
 #include "index/index_policy.h"
 #include "index/top_entries.h"
 
@@ -296,15 +296,7 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const __grid_constant_
   std::int32_t count = write_picks(chunks, Cut{max(floor, 1u) - 1, 0}, topk, shared, keep);
   if (count < 0) count = write_picks(chunks, find_cut(chunks, topk, shared), topk, shared, keep);
   if (threadIdx.x == 0) candidates.kept[row * policy.segments + segment] = count;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    shared.is_last = atomicAdd(candidates.arrived + row, 1) == segments - 1;
-    if (shared.is_last) candidates.arrived[row] = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  if (!shared.is_last) return;
+  if (!is_last_block(candidates.arrived + row, static_cast<std::int32_t>(segments), shared.is_last)) return;
   for (int b = threadIdx.x; b < kBins; b += kThreads) bins[b] = 0;
   sum_kept<kThreads>(candidates.kept + row * policy.segments, static_cast<std::int32_t>(segments), shared);
   const CandidateRow candidate_row{candidates.ranks + own, shared.offsets, static_cast<std::int32_t>(segments), topk};

@@ -56,24 +56,32 @@ struct Lane16 {
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (std::uint32_t& pair : pairs) pair = 0;
+    for (int i = 0; i < 8; ++i) pairs[i] = 0;
   }
   __device__ __forceinline__ void load(const TensorView& x, std::int64_t row, int at, int end) {
+    if (x.dtype == DType::bf16) {
+      load_bf16(static_cast<const bf16*>(x.data) + row + at, end - at);
+    } else {
+      load_f32(static_cast<const float*>(x.data) + row + at, end - at);
+    }
+  }
+  /// The elements from `at` on, of which `left` are there. Several loads of one kind are on their way at a time; where the kinds meet in one
+  /// loop, each waits for the one before.
+  __device__ __forceinline__ void load_bf16(const bf16* at, int left) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int k = at + 8 * half;
       uint4 words = make_uint4(0, 0, 0, 0);
-      if (k < end) {
-        if (x.dtype == DType::bf16) {
-          words = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(x.data) + row + k);
-        } else {
-          const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(x.data) + row + k);
-          const float4 low = from[0], high = from[1];
-          words = make_uint4(mma::pack_bf16x2(low.x, low.y), mma::pack_bf16x2(low.z, low.w), mma::pack_bf16x2(high.x, high.y),
-                             mma::pack_bf16x2(high.z, high.w));
-        }
-      }
+      if (8 * half < left) words = *reinterpret_cast<const uint4*>(at + 8 * half);
       pairs[4 * half] = words.x, pairs[4 * half + 1] = words.y, pairs[4 * half + 2] = words.z, pairs[4 * half + 3] = words.w;
+    }
+  }
+  __device__ __forceinline__ void load_f32(const float* at, int left) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float4 low = make_float4(0, 0, 0, 0), high = low;
+      if (8 * half < left) low = *reinterpret_cast<const float4*>(at + 8 * half), high = *reinterpret_cast<const float4*>(at + 8 * half + 4);
+      pairs[4 * half] = mma::pack_bf16x2(low.x, low.y), pairs[4 * half + 1] = mma::pack_bf16x2(low.z, low.w);
+      pairs[4 * half + 2] = mma::pack_bf16x2(high.x, high.y), pairs[4 * half + 3] = mma::pack_bf16x2(high.z, high.w);
     }
   }
   /// Every other pair, from pair `first` on: in this order a word of codes is one operand of a product (linear_sm90_kernel.cuh).
@@ -105,7 +113,7 @@ __device__ __forceinline__ std::uint32_t max_bf16x2(std::uint32_t a, std::uint32
 __device__ __forceinline__ int block_exponent(const Lane16& lane) {
   std::uint32_t largest = 0;
 #pragma unroll
-  for (const std::uint32_t pair : lane.pairs) largest = max_bf16x2(largest, pair & 0x7fff7fffu);
+  for (int i = 0; i < 8; ++i) largest = max_bf16x2(largest, lane.pairs[i] & 0x7fff7fffu);
 #pragma unroll
   for (int d = 1; d < kLanesPerBlock; d *= 2) largest = max_bf16x2(largest, __shfl_xor_sync(kAllLanes, largest, d));
   const float number = fmaxf(__uint_as_float(largest << 16), __uint_as_float(largest & 0xffff0000u));
@@ -117,9 +125,13 @@ __device__ __forceinline__ int block_exponent(const Lane16& lane) {
 __device__ __forceinline__ int quantise_to_f16(Lane16& lane) {
   constexpr int kLargestExponent = 120;
   const int exponent = block_exponent(lane);
-  const float inverse = exp2_of(-exponent);
+  // Exact in bf16, but where it is far below E4M3's smallest number.
+  const std::uint32_t half = static_cast<std::uint32_t>(127 - exponent) << 7, inverse = half << 16 | half;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) lane.pairs[i] = e4m3_as_f16x2(lane.value(2 * i) * inverse, lane.value(2 * i + 1) * inverse);
+  for (int i = 0; i < 8; ++i) {
+    const std::uint32_t scaled = mma::multiply_bf16x2(lane.pairs[i], inverse);
+    lane.pairs[i] = e4m3_as_f16x2(__uint_as_float(scaled << 16), __uint_as_float(scaled & 0xffff0000u));
+  }
   if (exponent == kLargestExponent) {
     constexpr std::uint32_t k256 = 0x5c00, kF16Infinity = 0x7c00;
     const auto widen = [](std::uint32_t half) {
@@ -127,19 +139,32 @@ __device__ __forceinline__ int quantise_to_f16(Lane16& lane) {
       return magnitude >= k256 && magnitude < kF16Infinity ? (half & 0x8000u) | kF16Infinity : half;
     };
 #pragma unroll
-    for (std::uint32_t& pair : lane.pairs) pair = widen(pair & 0xffffu) | widen(pair >> 16) << 16;
+    for (int i = 0; i < 8; ++i) lane.pairs[i] = widen(lane.pairs[i] & 0xffffu) | widen(lane.pairs[i] >> 16) << 16;
   }
   return exponent;
+}
+
+/// x that is not quantised as f16 pairs, divided by a power of two so that what f16 cannot hold is 2^-40 of the block's largest element and
+/// less; returns that power.
+__device__ __forceinline__ float scale_to_f16(Lane16& lane) {
+  constexpr float kWider = 128;  // than E4M3's largest number: 57344
+  const int exponent = block_exponent(lane);
+  const float inverse = exp2_of(-exponent);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(lane.pairs[i]) : "f"(lane.value(2 * i + 1) * inverse * kWider), "f"(lane.value(2 * i) * inverse * kWider));
+  }
+  return exp2_of(exponent) / kWider;
 }
 
 /// Q8 and back: what the product sees, exact in bf16.
 __device__ __forceinline__ void quantise_and_back(Lane16& lane) {
   const float scale = exp2_of(quantise_to_f16(lane));
 #pragma unroll
-  for (std::uint32_t& pair : lane.pairs) {
+  for (int i = 0; i < 8; ++i) {
     float low, high;
-    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(low), "=f"(high) : "r"(pair));
-    pair = mma::pack_bf16x2(low * scale, high * scale);
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(low), "=f"(high) : "r"(lane.pairs[i]));
+    lane.pairs[i] = mma::pack_bf16x2(low * scale, high * scale);
   }
 }
 

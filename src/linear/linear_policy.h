@@ -21,59 +21,47 @@ constexpr LinearForm form_of(const LinearProblem& problem) noexcept {
   return problem.activation_quant == ActivationQuant::none ? LinearForm::mixed : LinearForm::codes;
 }
 
-/// The skinny kernel's tile: `warps_k` warps side by side along K, the others on 16 rows each.
+/// The skinny kernel's tile: eight warps, `warps_k` of them side by side along K, the others on 16 rows each.
 struct SkinnyTile {
-  std::int32_t warps = 0;
   std::int32_t warps_k = 0;
-  std::int32_t token_tiles = 0;  ///< of eight tokens
 
-  static constexpr std::int32_t kBlockK = 128;
-  constexpr std::int32_t threads() const noexcept { return 32 * warps; }
-  constexpr std::int32_t rows() const noexcept { return 16 * warps / warps_k; }
+  static constexpr std::int32_t kWarps = 8, kThreads = 32 * kWarps, kBlockK = 128;
+  constexpr std::int32_t rows() const noexcept { return 16 * kWarps / warps_k; }
   /// With eight warps along K there is room for four tokens only.
-  constexpr std::int32_t tokens() const noexcept { return warps_k == 8 ? 4 : 8 * token_tiles; }
+  constexpr std::int32_t tokens() const noexcept { return warps_k == 8 ? 4 : 8; }
   constexpr std::int32_t chunk() const noexcept { return kBlockK * warps_k; }  ///< elements of K a step
   /// x lies in shared memory for so many blocks of K at a time: 32 KiB of it, half beside the wider ring of bf16 weights.
-  constexpr std::int32_t phase_blocks(LinearForm form) const noexcept { return (form == LinearForm::plain && warps == 8 ? 64 : 128) / tokens(); }
+  constexpr std::int32_t phase_blocks(LinearForm form) const noexcept {
+    return (form == LinearForm::plain ? 64 : 128) / tokens();
+  }
   /// f32 sums of one tile, in the order of the tensor cores' fragments.
-  constexpr std::int64_t sums() const noexcept { return std::int64_t{rows()} * 8 * token_tiles; }
+  constexpr std::int64_t sums() const noexcept { return std::int64_t{rows()} * 8; }
 
   constexpr std::int32_t stages(LinearForm form) const noexcept { return form == LinearForm::plain ? 2 : 3; }
   constexpr std::int32_t stage_bytes(LinearForm form) const noexcept {
-    return warps * 16 * kBlockK * (form == LinearForm::plain ? 2 : 1);
+    return kWarps * 16 * kBlockK * (form == LinearForm::plain ? 2 : 1);
   }
   constexpr std::int32_t x_bytes(LinearForm form) const noexcept { return phase_blocks(form) * tokens() * kBlockK * 2; }
-  /// Sums cross warps in a place of their own, twice, or in that of x where it would be large.
-  constexpr bool exchanges_in_x() const noexcept { return warps_k > 1 && warps_k * sums() * 4 * 2 > 16384; }
-  constexpr std::int32_t exchange_bytes() const noexcept {
-    return warps_k == 1 || exchanges_in_x() ? 0 : static_cast<std::int32_t>(warps_k * sums() * 4 * 2);
-  }
+  /// Sums cross warps in a place of their own, twice.
+  constexpr std::int32_t exchange_bytes() const noexcept { return static_cast<std::int32_t>(warps_k * sums() * 4 * 2); }
   constexpr std::int32_t shared_bytes(LinearForm form) const noexcept {
     return stages(form) * stage_bytes(form) + x_bytes(form) + phase_blocks(form) * tokens() * 4 + exchange_bytes();
   }
-  /// Blocks that share a multiprocessor: two of eight warps, but the sums of 64 tokens take the registers of both.
-  constexpr std::int32_t blocks_per_multiprocessor() const noexcept { return warps == 16 || token_tiles == 8 ? 1 : 2; }
   constexpr bool operator==(const SkinnyTile&) const = default;
 };
 
-/// Few tokens want few rows a block, so that the blocks share K among their own warps; many tokens want many rows, so that
-/// x is not fetched more often than the weights are.
-constexpr SkinnyTile skinny_tile(std::int64_t num_tokens, std::int32_t in_dim, LinearForm form, const DeviceLimits& limits) noexcept {
-  // Where K is one step of eight warps, a block would add up and store after every step.
-  if (num_tokens <= 4 && in_dim > 1024) return {8, 8, 1};
-  if (num_tokens <= 8) return {8, 4, 1};
-  if (num_tokens <= 16) return {8, 2, 2};
-  if (num_tokens <= 32) {
-    constexpr SkinnyTile kWide{16, 2, 4};
-    return limits.shared_bytes_per_block >= kWide.shared_bytes(form) ? kWide : SkinnyTile{8, 1, 4};
-  }
-  return {8, 1, 8};
+/// More tokens are the panel kernel's (linear_panel_policy.h).
+constexpr std::int32_t kMostSkinnyTokens = 8;
+
+/// Few tokens want few rows a block, so that the blocks share K among their own warps. Where K is one step of eight
+/// warps, a block would add up and store after every step.
+constexpr SkinnyTile skinny_tile(std::int64_t num_tokens, std::int32_t in_dim) noexcept {
+  return {num_tokens <= 4 && in_dim > 1024 ? 8 : 4};
 }
 
-/// Blocks of the skinny kernel that a device holds at a time.
+/// Blocks of the skinny kernel that a device holds at a time: two a multiprocessor where they fit.
 constexpr std::int32_t skinny_slots(const SkinnyTile& tile, LinearForm form, const DeviceLimits& limits) noexcept {
-  const bool two = tile.blocks_per_multiprocessor() == 2 && limits.shared_bytes_per_block >= 2 * tile.shared_bytes(form) + 1024;
-  return limits.num_multiprocessors * (two ? 2 : 1);
+  return limits.num_multiprocessors * (limits.shared_bytes_per_block >= 2 * tile.shared_bytes(form) + 1024 ? 2 : 1);
 }
 
 /// The skinny kernel's grid: an item is one tile of outputs over one part of K; each block takes a run of items.
@@ -93,7 +81,7 @@ struct SkinnyPolicy {
 constexpr SkinnyPolicy skinny_policy(const LinearProblem& problem, std::int64_t num_tokens, const DeviceLimits& limits) noexcept {
   const LinearForm form = form_of(problem);
   SkinnyPolicy policy;
-  policy.tile = skinny_tile(num_tokens, problem.in_dim, form, limits);
+  policy.tile = skinny_tile(num_tokens, problem.in_dim);
   const std::int32_t slots = skinny_slots(policy.tile, form, limits);
   policy.row_tiles = problem.groups * ((problem.out_dim + policy.tile.rows() - 1) / policy.tile.rows());
   policy.token_tiles = static_cast<std::int32_t>((num_tokens + policy.tile.tokens() - 1) / policy.tile.tokens());

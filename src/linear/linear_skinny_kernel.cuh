@@ -11,6 +11,7 @@
 // split among blocks, the last block of a tile adds all parts in order: the sum never depends on timing.
 #pragma once
 
+#include "device/last_arriver.cuh"
 #include "linear/linear_items.h"
 #include "linear/linear_kernel.cuh"
 
@@ -30,12 +31,11 @@ __device__ __forceinline__ void add(float4& sum, const float4& more) {
   sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
 }
 
-template <LinearForm kForm, int kWarps, int kWarpsK, int kTokenTiles>
+template <LinearForm kForm, int kWarpsK>
 struct Skinny {
-  static constexpr SkinnyTile kTile{kWarps, kWarpsK, kTokenTiles};
-  static constexpr int kThreads = kTile.threads(), kBlockK = SkinnyTile::kBlockK;
+  static constexpr SkinnyTile kTile{kWarpsK};
+  static constexpr int kWarps = SkinnyTile::kWarps, kThreads = SkinnyTile::kThreads, kBlockK = SkinnyTile::kBlockK;
   static constexpr int kRows = kTile.rows(), kTokens = kTile.tokens();
-  static constexpr int kTokensOfTile = kTokens < 8 ? kTokens : 8;  ///< distinct columns of a product
   static constexpr int kStages = kTile.stages(kForm), kStageBytes = kTile.stage_bytes(kForm);
   static constexpr bool kIsE4m3 = kForm != LinearForm::plain;
   static constexpr int kElementBytes = kIsE4m3 ? 1 : 2;
@@ -43,7 +43,7 @@ struct Skinny {
   static constexpr int kPieces = 2 * kSlabs;                   ///< 16 bytes of a lane: rows g and g + 8 of each slab
   static constexpr int kPhaseBlocks = kTile.phase_blocks(kForm), kPhaseChunks = kPhaseBlocks / kWarpsK;
   static constexpr int kTasks = kPhaseBlocks * kTokens * kLanesPerBlock / kThreads;  ///< x lanes that a thread fills in a phase
-  static constexpr int kTileFragments = kRows / 16 * kTokenTiles * 32;  ///< float4 of one tile
+  static constexpr int kTileFragments = kRows / 16 * 32;  ///< float4 of one tile
   static constexpr int kFragments = (kTileFragments + kThreads - 1) / kThreads;
   /// Pairs of elements in the order that the weights' decoder gives them.
   static constexpr bool kNaturalPairs = kForm == LinearForm::plain || (kForm == LinearForm::codes && kConvertsE4m3);
@@ -52,7 +52,7 @@ struct Skinny {
 
   /// Whether the x of one item is the next one's too, and still there.
   static __device__ __forceinline__ bool keeps_x(const SkinnyPlace& now, const SkinnyPlace& next) {
-    return !kTile.exchanges_in_x() && next.group == now.group && next.token == now.token;
+    return next.group == now.group && next.token == now.token;
   }
 
   struct Lane {
@@ -134,13 +134,19 @@ struct Skinny {
     const int phase = chunk / kPhaseChunks, end = min(place.chunk_end(launch.items), (phase + 1) * kPhaseChunks);
     const int block = phase * kPhaseBlocks + static_cast<int>(task.block), k = block * kBlockK + static_cast<int>(task.lane_of_block) * kPerLane;
     const bool inside = block >= chunk * kWarpsK && block < end * kWarpsK;
+    const auto load_all = [&]<class Element>(const Element* data, const auto& load_one) {
 #pragma unroll
-    for (int i = 0; i < kTasks; ++i) {
-      const std::int64_t token = place.token + static_cast<int>(task.token + i * PhaseTask::kTokenStep);
-      x[i].clear();
-      if (inside && token < launch.args.x.shape[0]) {
-        x[i].load(launch.args.x, token * launch.args.x.strides[0] + place.group * launch.problem.in_dim, k, launch.problem.in_dim);
+      for (int i = 0; i < kTasks; ++i) {
+        const std::int64_t token = place.token + static_cast<int>(task.token + i * PhaseTask::kTokenStep);
+        const bool is_there = inside && token < launch.args.x.shape[0];
+        load_one(x[i], data + (token * launch.args.x.strides[0] + place.group * launch.problem.in_dim + k), is_there ? launch.problem.in_dim - k : 0);
       }
+    };
+    // Loads of one kind at a time: where the kinds meet in one loop, each waits for the one before.
+    if (launch.args.x.dtype == DType::bf16) {
+      load_all(static_cast<const bf16*>(launch.args.x.data), [](Lane16& to, const bf16* at, int left) { to.load_bf16(at, left); });
+    } else {
+      load_all(static_cast<const float*>(launch.args.x.data), [](Lane16& to, const float* at, int left) { to.load_f32(at, left); });
     }
   }
   /// The same, quantised, into shared memory in the order of the products' fragments.
@@ -172,8 +178,7 @@ struct Skinny {
           words = make_uint4(__byte_perm(p[0], p[1], 0x7632), __byte_perm(p[0], p[1], 0x5410), __byte_perm(p[2], p[3], 0x7632),
                              __byte_perm(p[2], p[3], 0x5410));
         }
-        const unsigned row = (task.block * kTokenTiles + token / 8) * 4 + quarter;
-        reinterpret_cast<uint4*>(x_buffer)[row * (4 * kTokensOfTile) + token % 8 * 4 + t] = words;
+        reinterpret_cast<uint4*>(x_buffer)[(task.block * 4 + quarter) * (4 * kTokens) + token * 4 + t] = words;
       }
     }
   }
@@ -181,10 +186,9 @@ struct Skinny {
   /// A warp's 16 rows x 128 elements of K times the block's tokens.
   /// `block` is the one of 128 elements inside the phase.
   static __device__ __forceinline__ void multiply(const Lane& me, const std::byte* stage, const std::byte* x, const float* scales,
-                                                  int block, std::uint32_t scale, float (&sums)[kTokenTiles][4], std::uint32_t (&nans)[2]) {
-    float dots[kTokenTiles][4] = {};
-    const uint4* fragments = reinterpret_cast<const uint4*>(x) + block * kTokenTiles * 4 * (4 * kTokensOfTile) +
-                             me.g % kTokensOfTile * 4 + me.t;
+                                                  int block, std::uint32_t scale, float (&sums)[4], std::uint32_t (&nans)[2]) {
+    float dots[4] = {};
+    const uint4* fragments = reinterpret_cast<const uint4*>(x) + block * 4 * (4 * kTokens) + me.g % kTokens * 4 + me.t;
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab) {
       std::uint32_t raw[2][4];  // rows g and g + 8
@@ -216,38 +220,31 @@ struct Skinny {
             }
           }
         }
-#pragma unroll
-        for (int n = 0; n < kTokenTiles; ++n) {
-          const uint4 b = fragments[(n * 4 + slab * (4 / kSlabs) + quarter) * (4 * kTokensOfTile)];
-          if constexpr (kForm == LinearForm::codes) {
-            mma_f16(dots[n], a[0], b.x, b.y);
-            mma_f16(dots[n], a[1], b.z, b.w);
-          } else {
-            mma::bf16_16x8x16(dots[n], a[0], b.x, b.y);
-            mma::bf16_16x8x16(dots[n], a[1], b.z, b.w);
-          }
+        const uint4 b = fragments[(slab * (4 / kSlabs) + quarter) * (4 * kTokens)];
+        if constexpr (kForm == LinearForm::codes) {
+          mma_f16(dots, a[0], b.x, b.y);
+          mma_f16(dots, a[1], b.z, b.w);
+        } else {
+          mma::bf16_16x8x16(dots, a[0], b.x, b.y);
+          mma::bf16_16x8x16(dots, a[1], b.z, b.w);
         }
       }
     }
     const float weight_scale = shifted_scale(scale, kForm == LinearForm::codes ? kF16Shift : kBf16Shift);
+    if constexpr (kForm == LinearForm::codes) {
+      const float2 x_scale = *reinterpret_cast<const float2*>(scales + block * kTokens + 2 * me.t % kTokens);
+      sums[0] = fmaf(dots[0] * weight_scale, x_scale.x, sums[0]);
+      sums[1] = fmaf(dots[1] * weight_scale, x_scale.y, sums[1]);
+      sums[2] = fmaf(dots[2] * weight_scale, x_scale.x, sums[2]);
+      sums[3] = fmaf(dots[3] * weight_scale, x_scale.y, sums[3]);
+    } else {
 #pragma unroll
-    for (int n = 0; n < kTokenTiles; ++n) {
-      if constexpr (kForm == LinearForm::codes) {
-        const float2 x_scale =
-            *reinterpret_cast<const float2*>(scales + block * kTokens + n * 8 + 2 * me.t % kTokensOfTile);
-        sums[n][0] = fmaf(dots[n][0] * weight_scale, x_scale.x, sums[n][0]);
-        sums[n][1] = fmaf(dots[n][1] * weight_scale, x_scale.y, sums[n][1]);
-        sums[n][2] = fmaf(dots[n][2] * weight_scale, x_scale.x, sums[n][2]);
-        sums[n][3] = fmaf(dots[n][3] * weight_scale, x_scale.y, sums[n][3]);
-      } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums[n][i] = kForm == LinearForm::mixed ? fmaf(dots[n][i], weight_scale, sums[n][i]) : sums[n][i] + dots[n][i];
-      }
+      for (int i = 0; i < 4; ++i) sums[i] = kForm == LinearForm::mixed ? fmaf(dots[i], weight_scale, sums[i]) : sums[i] + dots[i];
     }
   }
 
   /// A NaN among a row's codes makes the row's sums NaN.
-  static __device__ __forceinline__ void mark_nans(float (&sums)[kTokenTiles][4], std::uint32_t (&nans)[2]) {
+  static __device__ __forceinline__ void mark_nans(float (&sums)[4], std::uint32_t (&nans)[2]) {
     if constexpr (kLooksForNan) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -256,22 +253,19 @@ struct Skinny {
         seen |= __shfl_xor_sync(kAllLanes, seen, 2);
         nans[half] = 0;
         if (!saw_nan(seen)) continue;
-#pragma unroll
-        for (int n = 0; n < kTokenTiles; ++n) sums[n][2 * half] = sums[n][2 * half + 1] = __uint_as_float(0x7fc00000u);
+        sums[2 * half] = sums[2 * half + 1] = __uint_as_float(0x7fc00000u);
       }
     }
   }
 
-  /// Which fragment of the tile this thread finishes as its i-th: its own where warps share no K, else dealt out.
-  static __device__ __forceinline__ int fragment_index(const Lane& me, int i) {
-    return kWarpsK == 1 ? (me.warp * kTokenTiles + i) * 32 + me.lane : i * kThreads + static_cast<int>(threadIdx.x);
-  }
+  /// Which fragment of the tile this thread finishes as its i-th.
+  static __device__ __forceinline__ int fragment_index(int i) { return i * kThreads + static_cast<int>(threadIdx.x); }
   static __device__ __forceinline__ void store_fragment(const SkinnyLaunch& launch, const SkinnyPlace& at, int index, const float4& sum) {
-    const int lane = index % 32, n = index / 32 % kTokenTiles, m = index / 32 / kTokenTiles;
+    const int lane = index % 32, m = index / 32;
     const float values[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int row = m * 16 + lane / 4 + i / 2 * 8, column = n * 8 + lane % 4 * 2 + i % 2;
+      const int row = m * 16 + lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
       const std::int64_t token = at.token + column;
       if (row < at.rows(launch.items) && column < kTokens && token < launch.args.x.shape[0]) {
         store_element(launch.args.out, token * launch.args.out.strides[0] + at.row(launch.items) + row, values[i]);
@@ -280,29 +274,20 @@ struct Skinny {
   }
 
   /// The end of an item: sums of the warps along K, of the blocks along K, and out. Nobody reads `exchange` any more.
-  static __device__ __forceinline__ void finish(const SkinnyLaunch& launch, const SkinnyPlace& at, const Lane& me, float (&sums)[kTokenTiles][4],
+  static __device__ __forceinline__ void finish(const SkinnyLaunch& launch, const SkinnyPlace& at, const Lane& me, float (&sums)[4],
                                                 std::byte* exchange) {
     float4 fragments[kFragments];
-    if constexpr (kWarpsK == 1) {
+    auto* parts = reinterpret_cast<float4*>(exchange);  // [warps_k, tile fragments]
+    parts[me.warp_k * kTileFragments + me.warp_m * 32 + me.lane] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+    __syncthreads();
 #pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) fragments[n] = make_float4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
-    } else {
-      auto* parts = reinterpret_cast<float4*>(exchange);  // [warps_k, tile fragments]
+    for (int i = 0; i < kFragments; ++i) {
+      const int index = fragment_index(i);
+      if (index >= kTileFragments) continue;
+      float4 sum = parts[index];
 #pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        const int at_tile = (me.warp_m * kTokenTiles + n) * 32 + me.lane;
-        parts[me.warp_k * kTileFragments + at_tile] = make_float4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
-      }
-      __syncthreads();
-#pragma unroll
-      for (int i = 0; i < kFragments; ++i) {
-        const int index = fragment_index(me, i);
-        if (index >= kTileFragments) continue;
-        float4 sum = parts[index];
-#pragma unroll
-        for (int part = 1; part < kWarpsK; ++part) add(sum, parts[part * kTileFragments + index]);
-        fragments[i] = sum;
-      }
+      for (int part = 1; part < kWarpsK; ++part) add(sum, parts[part * kTileFragments + index]);
+      fragments[i] = sum;
     }
     const int splits = launch.items.splits;
     bool stores = true;
@@ -311,20 +296,12 @@ struct Skinny {
       const int first_item = at.item - at.split;  // of the tile, which has its first item's counter
 #pragma unroll
       for (int i = 0; i < kFragments; ++i) {
-        const int index = fragment_index(me, i);
+        const int index = fragment_index(i);
         if (index < kTileFragments) __stcg(launch.partials + std::int64_t{at.item} * kTileFragments + index, fragments[i]);
       }
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        __threadfence();
-        is_last = atomicAdd(launch.counters + first_item, 1) == splits - 1;
-        if (is_last) launch.counters[first_item] = 0;
-      }
-      __syncthreads();
-      stores = is_last;
+      stores = is_last_block(launch.counters + first_item, splits, is_last);
       if (stores) {
-        __threadfence();
-        const float4* parts = launch.partials + std::int64_t{first_item} * kTileFragments;
+        const float4* all = launch.partials + std::int64_t{first_item} * kTileFragments;
         // Four parts of two fragments are on the way at a time; the additions keep their order.
         constexpr int kParts = 4, kTogether = kFragments < 2 ? 1 : 2;
 #pragma unroll
@@ -334,9 +311,9 @@ struct Skinny {
             float4 more[kTogether][kParts] = {};
 #pragma unroll
             for (int at_once = 0; at_once < kTogether * kParts; ++at_once) {
-              const int index = fragment_index(me, i + at_once / kParts), part = first + at_once % kParts;
+              const int index = fragment_index(i + at_once / kParts), part = first + at_once % kParts;
               if (index < kTileFragments && part < splits) {
-                more[at_once / kParts][at_once % kParts] = __ldcg(parts + std::int64_t{part} * kTileFragments + index);
+                more[at_once / kParts][at_once % kParts] = __ldcg(all + std::int64_t{part} * kTileFragments + index);
               }
             }
 #pragma unroll
@@ -350,7 +327,7 @@ struct Skinny {
     if (stores) {
 #pragma unroll
       for (int i = 0; i < kFragments; ++i) {
-        const int index = fragment_index(me, i);
+        const int index = fragment_index(i);
         if (index < kTileFragments) store_fragment(launch, at, index, fragments[i]);
       }
     }
@@ -396,7 +373,7 @@ struct Skinny {
     std::uint32_t scale = scale_byte(launch, scales_of_rows, chunk, me);
     int phase = -1;  // the one of now's x that is in shared memory
     int stage = 0, parity = 0;
-    float sums[kTokenTiles][4] = {};
+    float sums[4] = {};
     std::uint32_t nans[2] = {};
     while (now.item < item_end) {
       const int chunk_end = now.chunk_end(launch.items);
@@ -434,15 +411,9 @@ struct Skinny {
         stage = stage + 1 == kStages ? 0 : stage + 1;
       }
       mark_nans(sums, nans);
-      if constexpr (kTile.exchanges_in_x()) {
-        __syncthreads();  // everybody is done with x
-        finish(launch, now, me, sums, x_buffer);
-      } else {
-        finish(launch, now, me, sums, exchange + parity * (kTile.exchange_bytes() / 2));
-        parity ^= 1;
-      }
-#pragma unroll
-      for (auto& row : sums) row[0] = row[1] = row[2] = row[3] = 0;
+      finish(launch, now, me, sums, exchange + parity * (kTile.exchange_bytes() / 2));
+      parity ^= 1;
+      sums[0] = sums[1] = sums[2] = sums[3] = 0;
       const SkinnyPlace next = now.next(launch.items);
       if (!keeps_x(now, next)) phase = -1;
       now = next;
@@ -452,10 +423,9 @@ struct Skinny {
   }
 };
 
-template <LinearForm kForm, int kWarps, int kWarpsK, int kTokenTiles>
-__global__ void __launch_bounds__(32 * kWarps, SkinnyTile{kWarps, kWarpsK, kTokenTiles}.blocks_per_multiprocessor())
-    skinny_kernel(const __grid_constant__ SkinnyLaunch launch) {
-  Skinny<kForm, kWarps, kWarpsK, kTokenTiles>::run(launch);
+template <LinearForm kForm, int kWarpsK>
+__global__ void __launch_bounds__(SkinnyTile::kThreads, 2) skinny_kernel(const __grid_constant__ SkinnyLaunch launch) {
+  Skinny<kForm, kWarpsK>::run(launch);
 }
 
 }  // namespace fathom::linear_kernel

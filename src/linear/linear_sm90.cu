@@ -52,19 +52,7 @@ __global__ void __launch_bounds__(kScaleThreads) scale_kernel(const __grid_const
   Lane16 lane;
   lane.clear();
   if (is_token) lane.load(x, token * x.strides[0] + column, k, problem.in_dim);
-  float scale;
-  if (problem.activation_quant == ActivationQuant::e4m3_128) {
-    scale = exp2_of(quantise_to_f16(lane));
-  } else {
-    constexpr float kWider = 128;  // than E4M3's largest number: 57344
-    const int exponent = block_exponent(lane);
-    const float inverse = exp2_of(-exponent);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(lane.pairs[i]) : "f"(lane.value(2 * i + 1) * inverse * kWider), "f"(lane.value(2 * i) * inverse * kWider));
-    }
-    scale = exp2_of(exponent) / kWider;
-  }
+  const float scale = problem.activation_quant == ActivationQuant::e4m3_128 ? exp2_of(quantise_to_f16(lane)) : scale_to_f16(lane);
   if (token < padded_tokens && lane_of_block == 0) scales[std::int64_t{in_row} * padded_tokens + token] = is_token ? scale : 0.0f;
   if (!is_token || k >= problem.in_dim) return;  // in_dim is a multiple of 16
   auto* row = reinterpret_cast<uint4*>(out + (token * problem.groups * problem.in_dim + column + k) / 2);

@@ -52,8 +52,8 @@ constexpr LinearSm90X linear_sm90_x(const LinearProblem& problem, const LinearSm
   return problem.activation_quant == ActivationQuant::none ? LinearSm90X::natural : LinearSm90X::paired;
 }
 
-/// So few tokens that the launch that quantises x would cost more than the kernel for every device takes longer.
-constexpr bool is_small_for_sm90(std::int64_t num_tokens) noexcept { return num_tokens <= 8; }
+/// So few tokens that the kernels for every device, which make x themselves, are quicker (docs/design/0011-linear-cuda.md).
+constexpr bool is_small_for_sm90(std::int64_t num_tokens) noexcept { return num_tokens <= 32; }
 
 struct LinearSm90Policy {
   LinearSm90Tile tile;

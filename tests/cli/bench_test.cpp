@@ -3,6 +3,7 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "program_outcome.h"
 
@@ -34,6 +35,33 @@ TEST(Bench, WritesOneJsonObjectALine) {
     EXPECT_GT(json["roof_operations_per_second"]["median"].get<double>(), 0);
   }
   EXPECT_EQ(lines, 2);
+}
+
+TEST(Bench, WritesAStepOfALayerALine) {
+  const TempFolder folder;
+  const std::string path = folder.file("steps.jsonl");
+  const Outcome outcome = run_fathom({"bench", "--model-layer", "v4-flash", "--layer", "window", "--tokens", "1",
+                                      "--batch", "1,2", "--context", "3,5", "--json", path});
+  ASSERT_EQ(outcome.code, kOk) << outcome.err;
+  std::ifstream file(path);
+  std::vector<std::tuple<std::string, int, int>> steps;
+  for (std::string line; std::getline(file, line);) {
+    const auto json = nlohmann::json::parse(line);
+    EXPECT_EQ(json["model"], "v4-flash");
+    EXPECT_EQ(json["layer"], "window");
+    double total = 0;
+    for (const auto& stage : json["stages"]) total += stage["seconds"].get<double>();
+    EXPECT_EQ(json["stages"].size(), 3u);
+    EXPECT_NEAR(json["total_seconds"].get<double>(), total, 1e-9);
+    steps.emplace_back(json["step"], json["batch"], json["context"]);
+  }
+  const std::vector<std::tuple<std::string, int, int>> expected{
+      {"prefill", 1, 0}, {"decode", 1, 3}, {"decode", 2, 3}, {"decode", 1, 5}, {"decode", 2, 5}};
+  EXPECT_EQ(steps, expected);
+  EXPECT_EQ(run_fathom({"bench", "--model-layer", "v4-flash", "--layer", "window", "--tokens", "1", "--json",
+                        "/nowhere/steps.jsonl"})
+                .code,
+            kFailed);
 }
 
 TEST(Bench, RunsTheForcedImplementation) {
@@ -83,6 +111,8 @@ TEST(Bench, RefusesWhatItCannotRun) {
       {"bench", "linear", kCase, "--force", "linar=cpu"},
       {"bench", "linear", kCase, "--json", ""},
       {"bench", "--model-layer", "v5"},
+      {"bench", "--model-layer", "v4-flash", "--batch", "1,0"},
+      {"bench", "--model-layer", "v4-flash", "--context", "1,-1"},
       {"bench", "--model-layer", "v4-flash", "--force", "atend=reference"},
       {"bench", "--model-layer", "v4-flash", "--force", "attend"},
       {"bench", "linear", "--model-layer", "v4-flash"},

@@ -39,13 +39,12 @@ TEST(LinearPolicy, FormFollowsTheOperands) {
 TEST(LinearPolicy, EveryTileFitsEveryDevice) {
   for (const DeviceLimits& limits : {kH100, kA100, kL20}) {
     for (const LinearForm form : {LinearForm::codes, LinearForm::mixed, LinearForm::plain}) {
-      for (int tokens = 1; tokens <= 200; ++tokens) {
-        const SkinnyTile tile = skinny_tile(tokens, tokens <= 100 ? 4096 : 1024, form, limits);
-        EXPECT_LE(tile.shared_bytes(form), limits.shared_bytes_per_block) << tokens;
-        EXPECT_GE(tile.tokens(), std::min(tokens, 64)) << tokens;
-        EXPECT_EQ(tile.phase_blocks(form) % tile.warps_k, 0) << tokens;
-        if (tile.exchanges_in_x()) {
-          EXPECT_LE(tile.warps_k * tile.sums() * 4, tile.x_bytes(form)) << tokens;
+      for (int tokens = 1; tokens <= kMostSkinnyTokens; ++tokens) {
+        for (const int in_dim : {1024, 4096}) {
+          const SkinnyTile tile = skinny_tile(tokens, in_dim);
+          EXPECT_LE(tile.shared_bytes(form), limits.shared_bytes_per_block) << tokens;
+          EXPECT_GE(tile.tokens(), tokens);
+          EXPECT_EQ(tile.phase_blocks(form) % tile.warps_k, 0) << tokens;
         }
       }
     }
@@ -58,7 +57,7 @@ TEST(LinearPolicy, ItemsCoverEveryOutputOnceAndSplitsFitTheCounters) {
   for (const DeviceLimits& limits : {kH100, kA100, kL20}) {
     for (const LinearProblem& problem : {e4m3(4096, 1024), e4m3(1024, 32768), e4m3(4096, 512), e4m3(4096, 1024, 8), e4m3(8192, 4096),
                                          e4m3(16384, 7168), e4m3(128, 1), e4m3(16, 100000), e4m3(1 << 20, 16)}) {
-      for (const int tokens : {1, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 200, 5000}) {
+      for (const int tokens : {1, 4, 5, 8}) {
         const SkinnyPolicy policy = skinny_policy(problem, tokens, limits);
         const std::int64_t per_group = policy.row_tiles / problem.groups;
         EXPECT_GE(per_group * policy.tile.rows(), problem.out_dim);
@@ -80,7 +79,7 @@ TEST(LinearPolicy, ItemsCoverEveryOutputOnceAndSplitsFitTheCounters) {
 /// What all blocks of a launch visit: every tile and chunk of K once, a tile's splits next to each other.
 TEST(LinearPolicy, BlocksVisitEveryChunkOfEveryTileOnce) {
   for (const LinearProblem& problem : {e4m3(4096, 1024), e4m3(640, 200), e4m3(128, 4800, 3), e4m3(1 << 14, 48, 2), e4m3(7168, 1536)}) {
-    for (const int tokens : {1, 7, 16, 30, 64, 130}) {
+    for (const int tokens : {1, 4, 7}) {
       const SkinnyPolicy policy = skinny_policy(problem, tokens, kH100);
       const SkinnyItems items = skinny_items(problem, policy);
       const std::int32_t chunks = (problem.in_dim + policy.tile.chunk() - 1) / policy.tile.chunk();
