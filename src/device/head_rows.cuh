@@ -61,10 +61,6 @@ __device__ inline Rotation rotation_at(const float* rope, int rope_dim, int at) 
   return {*reinterpret_cast<const float4*>(rope + at / 2),
           *reinterpret_cast<const float4*>(rope + rope_dim / 2 + at / 2)};
 }
-__device__ inline Rotation reversed(const Rotation& rotation) {
-  const float4& s = rotation.sines;
-  return {rotation.cosines, float4{-s.x, -s.y, -s.z, -s.w}};
-}
 
 // bf16 pairs as they lie in memory. A product of two bf16 values is exact before it is rounded, so the packed
 // instruction rounds as f32 arithmetic does.
