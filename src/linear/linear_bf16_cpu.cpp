@@ -1,0 +1,79 @@
+// Weights as bf16, for the kernels that multiply bf16.
+#include "linear/linear_cpu.h"
+
+#if defined(__x86_64__)
+
+#include <algorithm>
+#include <cstring>
+
+#include "simd/e4m3_bf16.h"
+
+namespace fathom {
+namespace {
+
+/// A scale outside the range where all codes are normal numbers of bf16: rounded one by one.
+void widen_far_codes(const std::uint8_t* codes, int count, std::uint8_t scale, std::uint16_t* out) {
+  for (int k = 0; k < count; ++k) out[k] = to_bf16(decode_e4m3(codes[k]) * decode_ue8m0(scale)).bits;
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi"))) void widen_codes(const simd::E4m3Table& table, const std::uint8_t* codes, int count,
+                                                                                 std::uint16_t* out) {
+  for (int k = 0; k < count; k += 64) {
+    const int left = count - k;
+    const __mmask64 mask = left >= 64 ? ~0ull : (1ull << left) - 1;
+    __m512i first, second;
+    simd::widen_e4m3(table, _mm512_maskz_loadu_epi8(mask, codes + k), first, second);
+    if (left >= 64) {
+      _mm512_storeu_si512(out + k, first);
+      _mm512_storeu_si512(out + k + 32, second);
+    } else {
+      _mm512_mask_storeu_epi16(out + k, static_cast<__mmask32>(mask), first);
+      _mm512_mask_storeu_epi16(out + k + 32, static_cast<__mmask32>(mask >> 32), second);
+    }
+  }
+}
+
+}  // namespace
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi"))) void widen_bf16(const WeightRows& weights, const WeightBlock& block, int pad,
+                                                                                int row_multiple, std::byte* buffer) {
+  auto* out = reinterpret_cast<std::uint16_t*>(buffer);
+  const std::int64_t padded = (block.count + pad - 1) / pad * pad, first_byte = bytes_of(weights.dtype, block.first);
+  if (weights.dtype == DType::e4m3) {
+    // Rows of one scale share a table.
+    for (int k = 0; k < block.count; k += kQuantBlock) {
+      const int count = std::min(kQuantBlock, block.count - k);
+      int scale = -1;
+      simd::E4m3Table table;
+      for (int i = 0; i < block.rows; ++i) {
+        const std::int64_t n = block.row + i;
+        const std::byte* from = weights.row(n) + first_byte + k;
+        _mm_prefetch(reinterpret_cast<const char*>(from + block.ahead), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(from + block.ahead + 64), _MM_HINT_T0);
+        const std::uint8_t own = weights.scale(n, block.first + k);
+        const int exponent = own - 127;
+        const auto* codes = reinterpret_cast<const std::uint8_t*>(from);
+        std::uint16_t* to = out + i * padded + k;
+        if (exponent < simd::kLeastE4m3Exponent || exponent > simd::kMostE4m3Exponent) {
+          widen_far_codes(codes, count, own, to);
+          continue;
+        }
+        if (own != scale) table = simd::e4m3_table(exponent), scale = own;
+        widen_codes(table, codes, count, to);
+      }
+    }
+  } else {
+    const std::size_t bytes = static_cast<std::size_t>(block.count) * 2;
+    for (int i = 0; i < block.rows; ++i) {
+      const std::byte* from = weights.row(block.row + i) + first_byte;
+      for (std::size_t at = 0; at < bytes; at += 64) _mm_prefetch(reinterpret_cast<const char*>(from + block.ahead + at), _MM_HINT_T0);
+      std::memcpy(out + i * padded, from, bytes);
+    }
+  }
+  for (int i = 0; i < block.rows; ++i) std::fill(out + i * padded + block.count, out + (i + 1) * padded, std::uint16_t{0});
+  const int missing = (row_multiple - block.rows % row_multiple) % row_multiple;
+  std::fill_n(out + block.rows * padded, missing * padded, std::uint16_t{0});
+}
+
+}  // namespace fathom
+#endif
