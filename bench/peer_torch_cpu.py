@@ -24,7 +24,7 @@ ISAS = {  # ours, ATen's, oneDNN's, MKL's
 }
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--isa", choices=ISAS, required=True)
-parser.add_argument("--ops", default="linear,compress,attend,index,layer")
+parser.add_argument("--ops", default="linear,compress,attend,index")
 parser.add_argument("--turns", type=int, default=7)
 parser.add_argument("--seconds", type=float, default=0.05, help="of a sample")
 parser.add_argument("--json", help="append a JSON object a line")
@@ -387,5 +387,4 @@ def bench_index():
 print(f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), oneDNN up to {onednn}, {THREADS} threads; ours: {FORCE or 'the best'}")
 torch.manual_seed(0)
 for op in OPTIONS.ops.split(","):
-    if "bench_" + op in globals():
-        globals()["bench_" + op]()
+    globals()["bench_" + op]()

@@ -43,7 +43,9 @@ double timed(int num_threads, const std::function<void(int)>& body) {
     }
     run(0);
   }
-  return std::chrono::duration<double>(*std::max_element(ended.begin(), ended.end()) - *std::min_element(begun.begin(), begun.end())).count();
+  return std::chrono::duration<double>(*std::max_element(ended.begin(), ended.end()) -
+                                       *std::min_element(begun.begin(), begun.end()))
+      .count();
 }
 
 /// What the loops compute goes here, so that no compiler can leave them out; each thread has its own.
@@ -146,11 +148,16 @@ double widest_loop() {
 double loop_of(Arithmetic arithmetic) {
 #if defined(__x86_64__)
   switch (arithmetic) {
-    case Arithmetic::avx2: return avx2_loop();
-    case Arithmetic::avx512: return avx512_loop();
-    case Arithmetic::avx512bf16: return avx512bf16_loop();
-    case Arithmetic::amx: return amx_loop();
-    case Arithmetic::widest: break;
+    case Arithmetic::avx2:
+      return avx2_loop();
+    case Arithmetic::avx512:
+      return avx512_loop();
+    case Arithmetic::avx512bf16:
+      return avx512bf16_loop();
+    case Arithmetic::amx:
+      return amx_loop();
+    case Arithmetic::widest:
+      break;
   }
 #endif
   return arithmetic == Arithmetic::widest ? widest_loop() : 0;

@@ -12,7 +12,8 @@ namespace fathom::harness {
 /// Bytes of the last-level cache; 32 MiB where the system does not say.
 std::int64_t cache_bytes() noexcept;
 
-/// What the arithmetic of a roof is made of, and how it is called. An implementation is held against its own instruction set.
+/// What the arithmetic of a roof is made of, and how it is called. An implementation is held against its own
+/// instruction set.
 enum class Arithmetic : std::uint8_t { widest, avx2, avx512, avx512bf16, amx };
 const char* words_of(Arithmetic arithmetic) noexcept;
 /// That of an implementation's name: "cpu:amx" multiplies in tiles, "cpu" with the machine's widest vectors of f32.

@@ -1,6 +1,6 @@
-// linear's kernel for AMX: 16 weight rows are the left operand as they lie, 16 tokens the right one, packed in pairs of K.
-// Two by two tiles of sums at a time. A tile's instruction adds 32 products to each sum in an order of its own, the same for
-// every row and column, so that the company of a token does not show here either.
+// linear's kernel for AMX: 16 weight rows are the left operand as they lie, 16 tokens the right one, packed in pairs of
+// K. Two by two tiles of sums at a time. A tile's instruction adds 32 products to each sum in an order of its own, the
+// same for every row and column, so that the company of a token does not show here either.
 #include "linear/linear_cpu.h"
 
 #if defined(__x86_64__)
@@ -53,8 +53,10 @@ FATHOM_TARGET inline void transpose(__m512i (&rows)[kTile]) {
   }
   // fours[4 * g + c] holds, of rows 4g to 4g + 3, columns c, 4 + c, 8 + c, 12 + c.
   for (int c = 0; c < 4; ++c) {
-    const __m512i low = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0x88), high = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], 0x88);
-    const __m512i low_odd = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0xdd), high_odd = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], 0xdd);
+    const __m512i low = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0x88),
+                  high = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], 0x88);
+    const __m512i low_odd = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0xdd),
+                  high_odd = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], 0xdd);
     rows[c] = _mm512_shuffle_i32x4(low, high, 0x88);
     rows[8 + c] = _mm512_shuffle_i32x4(low, high, 0xdd);
     rows[4 + c] = _mm512_shuffle_i32x4(low_odd, high_odd, 0x88);
@@ -74,13 +76,15 @@ FATHOM_TARGET inline __m512i pairs_of(const float* values, int count) {
 }
 
 /// [chunk, K / 2, tokens of a chunk, 2].
-FATHOM_TARGET void pack(const float* values, int num, int count, std::int64_t t, std::int64_t tokens, std::byte* block) {
+FATHOM_TARGET void pack(const float* values, int num, int count, std::int64_t t, std::int64_t tokens,
+                        std::byte* block) {
   const int width = chunk_width(tokens), padded = (count + kStep - 1) / kStep * kStep;
   const __mmask16 columns = static_cast<__mmask16>((1u << width) - 1);
   auto* out = reinterpret_cast<std::uint32_t*>(block) + t / kTile * (padded / 2) * width;
   for (int k = 0; k < padded; k += kStep) {
     __m512i rows[kTile];
-    for (int i = 0; i < kTile; ++i) rows[i] = i < num ? pairs_of(values + std::int64_t{i} * kPackStride + k, count - k) : _mm512_setzero_si512();
+    for (int i = 0; i < kTile; ++i)
+      rows[i] = i < num ? pairs_of(values + std::int64_t{i} * kPackStride + k, count - k) : _mm512_setzero_si512();
     transpose(rows);
     for (int i = 0; i < kTile; ++i) _mm512_mask_storeu_epi32(out + (k / 2 + i) * width, columns, rows[i]);
   }
@@ -88,9 +92,11 @@ FATHOM_TARGET void pack(const float* values, int num, int count, std::int64_t t,
 
 /// Rows x Chunks tiles of sums over one block of K.
 template <int Rows, int Chunks>
-FATHOM_TARGET inline void multiply_tiles(const std::uint16_t* weights, int count, const std::uint16_t* x, std::int64_t x_chunk, int width, bool first,
-                                         float* sums, std::int64_t row_stride) {
-  const std::int64_t weight_stride = std::int64_t{count} * 2, token_stride = std::int64_t{width} * 4, chunk_sums = std::int64_t{kTile} * width;
+FATHOM_TARGET inline void multiply_tiles(const std::uint16_t* weights, int count, const std::uint16_t* x,
+                                         std::int64_t x_chunk, int width, bool first, float* sums,
+                                         std::int64_t row_stride) {
+  const std::int64_t weight_stride = std::int64_t{count} * 2, token_stride = std::int64_t{width} * 4,
+                     chunk_sums = std::int64_t{kTile} * width;
   float* const below = sums + row_stride;
   if (first) {
     _tile_zero(0);
@@ -124,18 +130,22 @@ FATHOM_TARGET inline void multiply_tiles(const std::uint16_t* weights, int count
 }
 
 template <int Chunks>
-FATHOM_TARGET inline void multiply_rows(const std::uint16_t* weights, int rows, int count, const std::uint16_t* x, std::int64_t x_chunk, int width,
-                                        bool first, float* sums, std::int64_t row_stride) {
+FATHOM_TARGET inline void multiply_rows(const std::uint16_t* weights, int rows, int count, const std::uint16_t* x,
+                                        std::int64_t x_chunk, int width, bool first, float* sums,
+                                        std::int64_t row_stride) {
   int i = 0;
   for (; i + 2 * kTile <= rows; i += 2 * kTile) {
-    multiply_tiles<2, Chunks>(weights + std::int64_t{i} * count, count, x, x_chunk, width, first, sums + i / kTile * row_stride, row_stride);
+    multiply_tiles<2, Chunks>(weights + std::int64_t{i} * count, count, x, x_chunk, width, first,
+                              sums + i / kTile * row_stride, row_stride);
   }
-  if (i < rows) multiply_tiles<1, Chunks>(weights + std::int64_t{i} * count, count, x, x_chunk, width, first, sums + i / kTile * row_stride, row_stride);
+  if (i < rows)
+    multiply_tiles<1, Chunks>(weights + std::int64_t{i} * count, count, x, x_chunk, width, first,
+                              sums + i / kTile * row_stride, row_stride);
 }
 
 /// Sums lie as [tile of rows, chunk, 16, tokens of a chunk].
-FATHOM_TARGET void multiply(const std::byte* weights, const std::byte* x, int rows, int count, std::int64_t first_token, std::int64_t end_token,
-                            std::int64_t tokens, bool first, float* sums) {
+FATHOM_TARGET void multiply(const std::byte* weights, const std::byte* x, int rows, int count, std::int64_t first_token,
+                            std::int64_t end_token, std::int64_t tokens, bool first, float* sums) {
   const int width = chunk_width(tokens);
   const std::int64_t x_chunk = std::int64_t{count} * width, chunk_sums = std::int64_t{kTile} * width;
   const std::int64_t begin_chunk = first_token / kTile, chunks = (end_token + kTile - 1) / kTile - begin_chunk;
@@ -143,12 +153,16 @@ FATHOM_TARGET void multiply(const std::byte* weights, const std::byte* x, int ro
   const auto* packed = reinterpret_cast<const std::uint16_t*>(x) + begin_chunk * x_chunk;
   std::int64_t c = 0;
   for (; c + 2 <= chunks; c += 2) {
-    multiply_rows<2>(w, rows, count, packed + c * x_chunk, x_chunk, width, first, sums + c * chunk_sums, chunks * chunk_sums);
+    multiply_rows<2>(w, rows, count, packed + c * x_chunk, x_chunk, width, first, sums + c * chunk_sums,
+                     chunks * chunk_sums);
   }
-  if (c < chunks) multiply_rows<1>(w, rows, count, packed + c * x_chunk, x_chunk, width, first, sums + c * chunk_sums, chunks * chunk_sums);
+  if (c < chunks)
+    multiply_rows<1>(w, rows, count, packed + c * x_chunk, x_chunk, width, first, sums + c * chunk_sums,
+                     chunks * chunk_sums);
 }
 
-FATHOM_TARGET void finish(const float* sums, int rows, std::int64_t first_token, std::int64_t end_token, std::int64_t tokens, float, float* out) {
+FATHOM_TARGET void finish(const float* sums, int rows, std::int64_t first_token, std::int64_t end_token,
+                          std::int64_t tokens, float, float* out) {
   const int width = chunk_width(tokens);
   const std::int64_t count = end_token - first_token, chunks = (count + kTile - 1) / kTile;
   const __mmask16 columns = static_cast<__mmask16>((1u << width) - 1);
@@ -166,7 +180,9 @@ FATHOM_TARGET void finish(const float* sums, int rows, std::int64_t first_token,
   }
 }
 
-void widen(const WeightRows& weights, const WeightBlock& block, std::byte* out) { widen_bf16(weights, block, kStep, kTile, out); }
+void widen(const WeightRows& weights, const WeightBlock& block, std::byte* out) {
+  widen_bf16(weights, block, kStep, kTile, out);
+}
 
 }  // namespace
 
@@ -180,7 +196,8 @@ const LinearKernel& linear_amx() noexcept {
       .sums_per_output = 1,
       // Few tokens: what is widened stays in the first cache. Many: x comes from further away, and less often so.
       .strip_rows = [](std::int64_t tokens) { return tokens <= 32 ? 32 : 128; },
-      .padded_tokens = [](std::int64_t tokens) { return tokens <= kTile ? tokens : (tokens + kTile - 1) / kTile * kTile; },
+      .padded_tokens =
+          [](std::int64_t tokens) { return tokens <= kTile ? tokens : (tokens + kTile - 1) / kTile * kTile; },
       .code_unit = 1,
       .begin = begin,
       .end = end,

@@ -1,4 +1,5 @@
-// linear's kernel for AVX-512's dot products of bf16 pairs: as linear_vectors_cpu.cpp, with twice the elements a vector.
+// linear's kernel for AVX-512's dot products of bf16 pairs: as linear_vectors_cpu.cpp, with twice the elements a
+// vector.
 #include "linear/linear_cpu.h"
 
 #if defined(__x86_64__)
@@ -34,11 +35,12 @@ FATHOM_TARGET inline __m512bh load(const std::uint16_t* words) {
 }
 
 template <int Rows, int Tokens>
-FATHOM_TARGET inline void multiply_block(const std::uint16_t* weights, const std::uint16_t* x, int count, bool first, float* sums,
-                                         std::int64_t sums_stride) {
+FATHOM_TARGET inline void multiply_block(const std::uint16_t* weights, const std::uint16_t* x, int count, bool first,
+                                         float* sums, std::int64_t sums_stride) {
   __m512 held[Rows][Tokens];
   for (int i = 0; i < Rows; ++i) {
-    for (int j = 0; j < Tokens; ++j) held[i][j] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + i * sums_stride + j * kSums);
+    for (int j = 0; j < Tokens; ++j)
+      held[i][j] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + i * sums_stride + j * kSums);
   }
   for (int k = 0; k < count; k += kLanes) {
     __m512bh row[Rows];
@@ -61,25 +63,30 @@ FATHOM_TARGET void multiply(const std::byte* weights, const std::byte* x, int ro
   std::int64_t t = first_token;
   for (; t + kTokens <= end_token; t += kTokens) {
     for (int i = 0; i < rows; i += kRows) {
-      multiply_block<kRows, kTokens>(w + std::int64_t{i} * count, packed + t * count, count, first, sums + i * stride + (t - first_token) * kSums, stride);
+      multiply_block<kRows, kTokens>(w + std::int64_t{i} * count, packed + t * count, count, first,
+                                     sums + i * stride + (t - first_token) * kSums, stride);
     }
   }
   for (; t < end_token; ++t) {
     for (int i = 0; i < rows; i += kRowsOfOneToken) {
-      multiply_block<kRowsOfOneToken, 1>(w + std::int64_t{i} * count, packed + t * count, count, first, sums + i * stride + (t - first_token) * kSums,
-                                         stride);
+      multiply_block<kRowsOfOneToken, 1>(w + std::int64_t{i} * count, packed + t * count, count, first,
+                                         sums + i * stride + (t - first_token) * kSums, stride);
     }
   }
 }
 
-FATHOM_TARGET void finish(const float* sums, int rows, std::int64_t first_token, std::int64_t end_token, std::int64_t, float, float* out) {
+FATHOM_TARGET void finish(const float* sums, int rows, std::int64_t first_token, std::int64_t end_token, std::int64_t,
+                          float, float* out) {
   const std::int64_t tokens = end_token - first_token;
   for (std::int64_t t = 0; t < tokens; ++t) {
-    for (int i = 0; i < rows; ++i) out[t * rows + i] = _mm512_reduce_add_ps(_mm512_loadu_ps(sums + (i * tokens + t) * kSums));
+    for (int i = 0; i < rows; ++i)
+      out[t * rows + i] = _mm512_reduce_add_ps(_mm512_loadu_ps(sums + (i * tokens + t) * kSums));
   }
 }
 
-void widen(const WeightRows& weights, const WeightBlock& block, std::byte* out) { widen_bf16(weights, block, kLanes, kRowsOfOneToken, out); }
+void widen(const WeightRows& weights, const WeightBlock& block, std::byte* out) {
+  widen_bf16(weights, block, kLanes, kRowsOfOneToken, out);
+}
 
 }  // namespace
 

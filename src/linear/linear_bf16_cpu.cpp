@@ -18,7 +18,8 @@ void widen_far_codes(const std::uint8_t* codes, int count, std::uint8_t scale, s
   for (int k = 0; k < count; ++k) out[k] = to_bf16(decode_e4m3(codes[k]) * decode_ue8m0(scale)).bits;
 }
 
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi"))) void widen_codes(const simd::E4m3Table& table, const std::uint8_t* codes, int count,
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi"))) void widen_codes(const simd::E4m3Table& table,
+                                                                                 const std::uint8_t* codes, int count,
                                                                                  std::uint16_t* out) {
   __m512i first, second;
   int k = 0;
@@ -36,7 +37,8 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi"))) void widen_codes
 
 }  // namespace
 
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi"))) void widen_bf16(const WeightRows& weights, const WeightBlock& block, int pad,
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi"))) void widen_bf16(const WeightRows& weights,
+                                                                                const WeightBlock& block, int pad,
                                                                                 int row_multiple, std::byte* buffer) {
   auto* out = reinterpret_cast<std::uint16_t*>(buffer);
   const std::int64_t padded = (block.count + pad - 1) / pad * pad, first_byte = bytes_of(weights.dtype, block.first);
@@ -67,11 +69,13 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi"))) void widen_bf16(
     const std::size_t bytes = static_cast<std::size_t>(block.count) * 2;
     for (int i = 0; i < block.rows; ++i) {
       const std::byte* from = weights.row(block.row + i) + first_byte;
-      for (std::size_t at = 0; at < bytes; at += 64) _mm_prefetch(reinterpret_cast<const char*>(from + block.ahead + at), _MM_HINT_T0);
+      for (std::size_t at = 0; at < bytes; at += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(from + block.ahead + at), _MM_HINT_T0);
       std::memcpy(out + i * padded, from, bytes);
     }
   }
-  for (int i = 0; i < block.rows; ++i) std::fill(out + i * padded + block.count, out + (i + 1) * padded, std::uint16_t{0});
+  for (int i = 0; i < block.rows; ++i)
+    std::fill(out + i * padded + block.count, out + (i + 1) * padded, std::uint16_t{0});
   const int missing = (row_multiple - block.rows % row_multiple) % row_multiple;
   std::fill_n(out + block.rows * padded, missing * padded, std::uint16_t{0});
 }

@@ -1,5 +1,5 @@
-// linear's kernel for vectors of f32, on every instruction set that Highway has: dot products along K, a register block of
-// rows x tokens at a time, each with one vector of sums. One token takes another way to the same bits.
+// linear's kernel for vectors of f32, on every instruction set that Highway has: dot products along K, a register block
+// of rows x tokens at a time, each with one vector of sums. One token takes another way to the same bits.
 #include <cstring>
 #include <type_traits>
 
@@ -53,7 +53,8 @@ HWY_INLINE void widen_words(const std::uint16_t* HWY_RESTRICT words, int count, 
   const hn::Rebind<std::uint16_t, D> d16;
   const int lanes = static_cast<int>(hn::Lanes(d));
   int k = 0;
-  for (; k + lanes <= count; k += lanes) hn::Store(hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, words + k)))), d, out + k);
+  for (; k + lanes <= count; k += lanes)
+    hn::Store(hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, words + k)))), d, out + k);
   for (; k < count; ++k) out[k] = to_f32(bf16{words[k]});
 }
 
@@ -71,7 +72,8 @@ void widen(const WeightRows& weights, const WeightBlock& block, std::byte* buffe
     if (weights.dtype == DType::e4m3) {
       for (int k = 0; k < block.count; k += kQuantBlock) {
         const float scale = decode_ue8m0(weights.scale(block.row + i, block.first + k));
-        widen_codes(reinterpret_cast<const std::uint8_t*>(from) + k, std::min(kQuantBlock, block.count - k), scale, out + k);
+        widen_codes(reinterpret_cast<const std::uint8_t*>(from) + k, std::min(kQuantBlock, block.count - k), scale,
+                    out + k);
       }
     } else if (weights.dtype == DType::bf16) {
       widen_words(reinterpret_cast<const std::uint16_t*>(from), block.count, out);
@@ -82,7 +84,8 @@ void widen(const WeightRows& weights, const WeightBlock& block, std::byte* buffe
   }
   // Sums of a last strip's missing rows are not used, but numbers are quicker than what may lie there.
   const int missing = (kRowsOfOneToken - block.rows % kRowsOfOneToken) % kRowsOfOneToken;
-  std::fill_n(reinterpret_cast<float*>(buffer) + std::int64_t{block.rows} * padded, std::int64_t{missing} * padded, 0.0f);
+  std::fill_n(reinterpret_cast<float*>(buffer) + std::int64_t{block.rows} * padded, std::int64_t{missing} * padded,
+              0.0f);
 }
 
 void pack(const float* values, int num, int count, std::int64_t t, std::int64_t, std::byte* block) {
@@ -95,8 +98,8 @@ void pack(const float* values, int num, int count, std::int64_t t, std::int64_t,
 }
 
 template <int Rows, int Tokens>
-HWY_INLINE void multiply_block(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT x, int count, bool first, float* HWY_RESTRICT sums,
-                               std::int64_t sums_stride) {
+HWY_INLINE void multiply_block(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT x, int count, bool first,
+                               float* HWY_RESTRICT sums, std::int64_t sums_stride) {
   const D d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   hn::Vec<D> held[Rows][Tokens];
@@ -117,20 +120,23 @@ HWY_INLINE void multiply_block(const float* HWY_RESTRICT weights, const float* H
 }
 
 template <int Rows, int Tokens>
-HWY_INLINE void multiply_strip(const float* weights, const float* x, int rows, int count, bool first, float* sums, std::int64_t sums_stride) {
+HWY_INLINE void multiply_strip(const float* weights, const float* x, int rows, int count, bool first, float* sums,
+                               std::int64_t sums_stride) {
   for (int i = 0; i < rows; i += Rows) {
-    multiply_block<Rows, Tokens>(weights + std::int64_t{i} * count, x, count, first, sums + i * sums_stride, sums_stride);
+    multiply_block<Rows, Tokens>(weights + std::int64_t{i} * count, x, count, first, sums + i * sums_stride,
+                                 sums_stride);
   }
 }
 
-void multiply(const std::byte* buffer, const std::byte* x, int rows, int count, std::int64_t first_token, std::int64_t end_token, std::int64_t,
-              bool first, float* sums) {
+void multiply(const std::byte* buffer, const std::byte* x, int rows, int count, std::int64_t first_token,
+              std::int64_t end_token, std::int64_t, bool first, float* sums) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(D()));
   const auto* weights = reinterpret_cast<const float*>(buffer);
   const float* packed = reinterpret_cast<const float*>(x) + first_token * count;
   const std::int64_t tokens = end_token - first_token, stride = tokens * lanes;
   std::int64_t t = 0;
-  for (; t + kTokens <= tokens; t += kTokens) multiply_strip<kRows, kTokens>(weights, packed + t * count, rows, count, first, sums + t * lanes, stride);
+  for (; t + kTokens <= tokens; t += kTokens)
+    multiply_strip<kRows, kTokens>(weights, packed + t * count, rows, count, first, sums + t * lanes, stride);
   if (t + 2 == tokens) {
     multiply_strip<kRows, 2>(weights, packed + t * count, rows, count, first, sums + t * lanes, stride);
   } else if (t < tokens) {
@@ -138,18 +144,23 @@ void multiply(const std::byte* buffer, const std::byte* x, int rows, int count, 
   }
 }
 
-// ---- one token: weights go from memory through registers into the sums -------------------------------------------------
+// ---- one token: weights go from memory through registers into the sums
+// -------------------------------------------------
 
-HWY_INLINE hn::Vec<D> load(const hwy::float16_t* halves) { return hn::PromoteTo(D(), hn::LoadU(hn::Rebind<hwy::float16_t, D>(), halves)); }
+HWY_INLINE hn::Vec<D> load(const hwy::float16_t* halves) {
+  return hn::PromoteTo(D(), hn::LoadU(hn::Rebind<hwy::float16_t, D>(), halves));
+}
 HWY_INLINE hn::Vec<D> load(const bf16* words) {
   const hn::Rebind<std::uint16_t, D> d16;
-  const auto wide = hn::PromoteTo(hn::RebindToUnsigned<D>(), hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(words)));
+  const auto wide =
+      hn::PromoteTo(hn::RebindToUnsigned<D>(), hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(words)));
   return hn::BitCast(D(), hn::ShiftLeft<16>(wide));
 }
 
 /// As multiply_block<Rows, 1>, of stored weights.
 template <int Rows, class Stored>
-HWY_INLINE void stream_rows(const WeightRows& weights, const WeightBlock& block, int i, const float* HWY_RESTRICT x, bool first, float* HWY_RESTRICT sums) {
+HWY_INLINE void stream_rows(const WeightRows& weights, const WeightBlock& block, int i, const float* HWY_RESTRICT x,
+                            bool first, float* HWY_RESTRICT sums) {
   const D d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const Stored* rows[Rows];
@@ -157,7 +168,8 @@ HWY_INLINE void stream_rows(const WeightRows& weights, const WeightBlock& block,
   for (int r = 0; r < Rows; ++r) {
     const std::byte* from = weights.row(block.row + i + r);
     if constexpr (std::is_same_v<Stored, hwy::float16_t>) {
-      simd::HWY_NAMESPACE::halves_of_finite_e4m3(reinterpret_cast<const std::uint8_t*>(from) + block.first, block.count, halves[r]);
+      simd::HWY_NAMESPACE::halves_of_finite_e4m3(reinterpret_cast<const std::uint8_t*>(from) + block.first, block.count,
+                                                 halves[r]);
       rows[r] = halves[r];
     } else {
       rows[r] = reinterpret_cast<const Stored*>(from) + block.first;
@@ -173,16 +185,18 @@ HWY_INLINE void stream_rows(const WeightRows& weights, const WeightBlock& block,
 }
 
 template <class Stored>
-HWY_INLINE void stream_block(const WeightRows& weights, const WeightBlock& block, const float* x, bool first, float* sums) {
+HWY_INLINE void stream_block(const WeightRows& weights, const WeightBlock& block, const float* x, bool first,
+                             float* sums) {
   constexpr int kStreamed = 8;
   int i = 0;
   for (; i + kStreamed <= block.rows; i += kStreamed) stream_rows<kStreamed, Stored>(weights, block, i, x, first, sums);
   for (; i < block.rows; ++i) stream_rows<1, Stored>(weights, block, i, x, first, sums);
 }
 
-/// x with the scales that the block's rows share: a power of two may multiply either operand. False where it might leave f32's
-/// range there, or where rows differ.
-bool scale_token(const WeightRows& weights, const WeightBlock& block, const float* HWY_RESTRICT x, float* HWY_RESTRICT out) {
+/// x with the scales that the block's rows share: a power of two may multiply either operand. False where it might
+/// leave f32's range there, or where rows differ.
+bool scale_token(const WeightRows& weights, const WeightBlock& block, const float* HWY_RESTRICT x,
+                 float* HWY_RESTRICT out) {
   constexpr int kLeastScale = 127 - 40, kMostScale = 127;
   if (block.row / kQuantBlock != (block.row + block.rows - 1) / kQuantBlock) return false;
   const D d;
@@ -191,14 +205,18 @@ bool scale_token(const WeightRows& weights, const WeightBlock& block, const floa
     const std::uint8_t scale = weights.scale(block.row, block.first + k);
     if (scale < kLeastScale || scale > kMostScale) return false;
     const auto factor = hn::Set(d, decode_ue8m0(scale));
-    for (int c = k; c < std::min(k + kQuantBlock, block.count); c += lanes) hn::Store(hn::Mul(hn::Load(d, x + c), factor), d, out + c);
+    for (int c = k; c < std::min(k + kQuantBlock, block.count); c += lanes)
+      hn::Store(hn::Mul(hn::Load(d, x + c), factor), d, out + c);
   }
   return true;
 }
 
-bool stream(const WeightRows& weights, const WeightBlock& block, std::byte* buffer, const std::byte* x, bool first, float* sums) {
+bool stream(const WeightRows& weights, const WeightBlock& block, std::byte* buffer, const std::byte* x, bool first,
+            float* sums) {
   const std::int64_t first_byte = bytes_of(weights.dtype, block.first), bytes = bytes_of(weights.dtype, block.count);
-  if (weights.dtype == DType::f32 || block.count % kPad != 0 || block.count % (2 * static_cast<int>(hn::Lanes(D()))) != 0) return false;
+  if (weights.dtype == DType::f32 || block.count % kPad != 0 ||
+      block.count % (2 * static_cast<int>(hn::Lanes(D()))) != 0)
+    return false;
   for (int i = 0; i < block.rows; ++i) prefetch(weights.row(block.row + i) + first_byte + block.ahead, bytes);
   const auto* packed = reinterpret_cast<const float*>(x);
   if (weights.dtype == DType::bf16) {
@@ -206,7 +224,9 @@ bool stream(const WeightRows& weights, const WeightBlock& block, std::byte* buff
     return true;
   }
   for (int i = 0; i < block.rows; ++i) {
-    if (simd::HWY_NAMESPACE::any_nan_e4m3(reinterpret_cast<const std::uint8_t*>(weights.row(block.row + i) + first_byte), bytes)) return false;
+    if (simd::HWY_NAMESPACE::any_nan_e4m3(
+            reinterpret_cast<const std::uint8_t*>(weights.row(block.row + i) + first_byte), bytes))
+      return false;
   }
   auto* scaled = reinterpret_cast<float*>(buffer);
   if (!scale_token(weights, block, packed, scaled)) return false;
@@ -214,7 +234,8 @@ bool stream(const WeightRows& weights, const WeightBlock& block, std::byte* buff
   return true;
 }
 
-void finish(const float* sums, int rows, std::int64_t first_token, std::int64_t end_token, std::int64_t, float unit, float* out) {
+void finish(const float* sums, int rows, std::int64_t first_token, std::int64_t end_token, std::int64_t, float unit,
+            float* out) {
   const D d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t tokens = end_token - first_token;

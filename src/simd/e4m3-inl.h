@@ -28,15 +28,18 @@ HWY_INLINE hwy::HWY_NAMESPACE::Vec<D> widen_finite_e4m3(D d, const std::uint8_t*
   return hn::PromoteTo(d, hn::BitCast(half, moved));
 }
 
-/// Codes as halves, value / 256 each; the two NaN codes give 480 / 256. Loading a half is cheaper where it comes from memory.
-HWY_INLINE void halves_of_finite_e4m3(const std::uint8_t* HWY_RESTRICT codes, std::int64_t count, hwy::float16_t* HWY_RESTRICT out) {
+/// Codes as halves, value / 256 each; the two NaN codes give 480 / 256. Loading a half is cheaper where it comes from
+/// memory.
+HWY_INLINE void halves_of_finite_e4m3(const std::uint8_t* HWY_RESTRICT codes, std::int64_t count,
+                                      hwy::float16_t* HWY_RESTRICT out) {
   namespace hn = hwy::HWY_NAMESPACE;
   const hn::ScalableTag<std::int16_t> d16;
   const hn::Rebind<std::int8_t, decltype(d16)> d8;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d16));
   for (std::int64_t i = 0; i < count; i += lanes) {
     const auto words = hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const std::int8_t*>(codes + i)));
-    hn::Store(hn::And(hn::ShiftLeft<7>(words), hn::Set(d16, static_cast<std::int16_t>(0xbfff))), d16, reinterpret_cast<std::int16_t*>(out + i));
+    hn::Store(hn::And(hn::ShiftLeft<7>(words), hn::Set(d16, static_cast<std::int16_t>(0xbfff))), d16,
+              reinterpret_cast<std::int16_t*>(out + i));
   }
 }
 

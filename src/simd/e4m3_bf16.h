@@ -1,6 +1,6 @@
-// E4M3 codes to bf16 with AVX-512 VBMI: the 128 magnitudes lie in registers as two tables of bytes, so that 64 codes take
-// two permutations and the sign's bit, whatever they are: subnormals and NaN are entries like others. A power of two is
-// folded into the tables at the cost of eight instructions. Callers carry the target attribute too.
+// E4M3 codes to bf16 with AVX-512 VBMI: the 128 magnitudes lie in registers as two tables of bytes, so that 64 codes
+// take two permutations and the sign's bit, whatever they are: subnormals and NaN are entries like others. A power of
+// two is folded into the tables at the cost of eight instructions. Callers carry the target attribute too.
 #pragma once
 
 #include <array>
@@ -16,7 +16,8 @@ namespace fathom::simd {
 inline constexpr std::array<std::uint16_t, 128> kE4m3Bf16 = [] {
   std::array<std::uint16_t, 128> words{};
   for (int code = 0; code < 128; ++code) {
-    words[code] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(decode_e4m3(static_cast<std::uint8_t>(code))) >> 16);
+    words[code] =
+        static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(decode_e4m3(static_cast<std::uint8_t>(code))) >> 16);
   }
   return words;
 }();
@@ -53,8 +54,10 @@ __attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline E4m
 }
 
 /// 64 codes as twice 32 bf16, in order.
-__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_e4m3(const E4m3Table& table, __m512i codes,
-                                                                                                __m512i& first, __m512i& second) {
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_e4m3(const E4m3Table& table,
+                                                                                             __m512i codes,
+                                                                                             __m512i& first,
+                                                                                             __m512i& second) {
   // Unpacking takes bytes from the halves of each 16.
   codes = _mm512_maskz_permutexvar_epi64(0xff, _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), codes);
   const __m512i low = _mm512_permutex2var_epi8(table.low[0], codes, table.low[1]);

@@ -56,11 +56,16 @@ const char* why_not(InstructionSet set) noexcept {
   const std::int64_t targets = hwy::SupportedTargets();
   const bool avx2 = (targets & (HWY_AVX2 | HWY_AVX3)) != 0, avx512 = (targets & HWY_AVX3) != 0;
   switch (set) {
-    case InstructionSet::avx2: return avx2 ? nullptr : "needs AVX2, FMA and F16C";
-    case InstructionSet::avx512: return avx512 ? nullptr : "needs AVX-512 (F, BW, DQ, VL)";
-    case InstructionSet::avx512bf16: return avx512 && machine.avx512bf16 ? nullptr : "needs AVX-512 with VBMI and BF16";
+    case InstructionSet::avx2:
+      return avx2 ? nullptr : "needs AVX2, FMA and F16C";
+    case InstructionSet::avx512:
+      return avx512 ? nullptr : "needs AVX-512 (F, BW, DQ, VL)";
+    case InstructionSet::avx512bf16:
+      return avx512 && machine.avx512bf16 ? nullptr : "needs AVX-512 with VBMI and BF16";
     case InstructionSet::amx:
-      return !avx512 || !machine.amx ? "needs AMX-BF16" : machine.tiles_granted ? nullptr : "needs the system's leave to use AMX tiles";
+      return !avx512 || !machine.amx ? "needs AMX-BF16"
+             : machine.tiles_granted ? nullptr
+                                     : "needs the system's leave to use AMX tiles";
   }
   return "names no instruction set";
 }

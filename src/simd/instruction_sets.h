@@ -12,8 +12,8 @@ enum class InstructionSet : std::uint8_t {
   amx,         ///< all of the above and tiles of bf16
 };
 
-/// Null where this machine, its system included, runs code of the set; else why not, as the end of a sentence. Asking for
-/// `amx` asks the system for the state of the tiles, which a process must do once before it uses them.
+/// Null where this machine, its system included, runs code of the set; else why not, as the end of a sentence. Asking
+/// for `amx` asks the system for the state of the tiles, which a process must do once before it uses them.
 const char* why_not(InstructionSet set) noexcept;
 
 /// The same as lists of implementations want it.

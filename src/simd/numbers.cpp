@@ -123,7 +123,9 @@ HWY_EXPORT(round_row);
 HWY_EXPORT(round_q8_row);
 
 void widen_bf16(const bf16* from, std::int64_t count, float* out) { HWY_DYNAMIC_DISPATCH(widen_row)(from, count, out); }
-void narrow_bf16(const float* from, std::int64_t count, bf16* out) { HWY_DYNAMIC_DISPATCH(narrow_row)(from, count, out); }
+void narrow_bf16(const float* from, std::int64_t count, bf16* out) {
+  HWY_DYNAMIC_DISPATCH(narrow_row)(from, count, out);
+}
 void round_bf16(float* values, std::int64_t count) { HWY_DYNAMIC_DISPATCH(round_row)(values, count); }
 void round_q8(float* values, std::int64_t count) { HWY_DYNAMIC_DISPATCH(round_q8_row)(values, count); }
 

@@ -1,5 +1,5 @@
-// Rows between their stored types and f32, and the roundings that activations go through. Bit for bit what fathom/core/dtype.h
-// and cache/number_codecs.h define, a vector at a time.
+// Rows between their stored types and f32, and the roundings that activations go through. Bit for bit what
+// fathom/core/dtype.h and cache/number_codecs.h define, a vector at a time.
 #pragma once
 
 #include <cstdint>

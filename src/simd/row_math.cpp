@@ -26,10 +26,12 @@ HWY_INLINE void over(std::int64_t count, Body&& body) {
   const D d;
   std::int64_t i = 0;
   for (; i + lanes() <= count; i += lanes()) {
-    body([&](const float* from) { return hn::LoadU(d, from + i); }, [&](V value, float* to) { hn::StoreU(value, d, to + i); });
+    body([&](const float* from) { return hn::LoadU(d, from + i); },
+         [&](V value, float* to) { hn::StoreU(value, d, to + i); });
   }
   for (; i < count; ++i) {
-    body([&](const float* from) { return hn::Set(d, from[i]); }, [&](V value, float* to) { to[i] = hn::GetLane(value); });
+    body([&](const float* from) { return hn::Set(d, from[i]); },
+         [&](V value, float* to) { to[i] = hn::GetLane(value); });
   }
 }
 
@@ -165,18 +167,29 @@ HWY_EXPORT(largest);
 HWY_EXPORT(add);
 HWY_EXPORT(divide);
 
-float sum_of_rounded_squares(const float* values, std::int64_t count) { return HWY_DYNAMIC_DISPATCH(rounded_squares)(values, count); }
-void weigh_row(float* values, const float* weight, std::int64_t count, float factor) { HWY_DYNAMIC_DISPATCH(weigh)(values, weight, count, factor); }
+float sum_of_rounded_squares(const float* values, std::int64_t count) {
+  return HWY_DYNAMIC_DISPATCH(rounded_squares)(values, count);
+}
+void weigh_row(float* values, const float* weight, std::int64_t count, float factor) {
+  HWY_DYNAMIC_DISPATCH(weigh)(values, weight, count, factor);
+}
 void weigh_row(float* values, const bf16* weight, std::int64_t count, float factor) {
   HWY_DYNAMIC_DISPATCH(weigh_narrow)(values, weight, count, factor);
 }
-void rotate(float* values, int dim, const float* rope, float direction) { HWY_DYNAMIC_DISPATCH(rotate_pairs)(values, dim, rope, direction); }
+void rotate(float* values, int dim, const float* rope, float direction) {
+  HWY_DYNAMIC_DISPATCH(rotate_pairs)(values, dim, rope, direction);
+}
 void hadamard(float* values, std::int64_t count) { HWY_DYNAMIC_DISPATCH(butterflies)(values, count); }
-void keep_largest(const float* score, std::int64_t count, float* most) { HWY_DYNAMIC_DISPATCH(largest)(score, count, most); }
-void add_weighted(const float* score, const float* most, const float* values, std::int64_t count, float* sum, float* pooled) {
+void keep_largest(const float* score, std::int64_t count, float* most) {
+  HWY_DYNAMIC_DISPATCH(largest)(score, count, most);
+}
+void add_weighted(const float* score, const float* most, const float* values, std::int64_t count, float* sum,
+                  float* pooled) {
   HWY_DYNAMIC_DISPATCH(add)(score, most, values, count, sum, pooled);
 }
-void divide_row(float* values, const float* divisor, std::int64_t count) { HWY_DYNAMIC_DISPATCH(divide)(values, divisor, count); }
+void divide_row(float* values, const float* divisor, std::int64_t count) {
+  HWY_DYNAMIC_DISPATCH(divide)(values, divisor, count);
+}
 
 }  // namespace fathom::simd
 #endif

@@ -1,5 +1,5 @@
-// What happens to one f32 row between products, a vector at a time: norms, rotation, Hadamard, pooling (spec 0.4 to 0.7, 3).
-// Each element goes through the roundings that the plain loops of rows.h once had; sums are taken in lanes.
+// What happens to one f32 row between products, a vector at a time: norms, rotation, Hadamard, pooling (spec 0.4 to
+// 0.7, 3). Each element goes through the roundings that the plain loops of rows.h once had; sums are taken in lanes.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,8 @@ void hadamard(float* values, std::int64_t count);
 /// most[c] = score[c] where it is larger.
 void keep_largest(const float* score, std::int64_t count, float* most);
 /// weight = exp(score[c] - most[c]); sum[c] += weight; pooled[c] += weight * values[c].
-void add_weighted(const float* score, const float* most, const float* values, std::int64_t count, float* sum, float* pooled);
+void add_weighted(const float* score, const float* most, const float* values, std::int64_t count, float* sum,
+                  float* pooled);
 /// values[c] /= divisor[c].
 void divide_row(float* values, const float* divisor, std::int64_t count);
 

@@ -33,12 +33,14 @@ TEST(NamedSets, AreThoseOfHighway) {
 
 TEST(NamedSets, AForcedTargetHoldsThemToo) {
   ASSERT_TRUE(force_target(target_names().back()));
-  for (const InstructionSet set : {InstructionSet::avx512, InstructionSet::avx512bf16, InstructionSet::amx}) EXPECT_STRNE(why_not(set), nullptr);
+  for (const InstructionSet set : {InstructionSet::avx512, InstructionSet::avx512bf16, InstructionSet::amx})
+    EXPECT_STRNE(why_not(set), nullptr);
   force_target(nullptr);
 }
 
 TEST(NamedSets, AReasonEndsASentence) {
-  for (const InstructionSet set : {InstructionSet::avx2, InstructionSet::avx512, InstructionSet::avx512bf16, InstructionSet::amx}) {
+  for (const InstructionSet set :
+       {InstructionSet::avx2, InstructionSet::avx512, InstructionSet::avx512bf16, InstructionSet::amx}) {
     const char* reason = why_not(set);
     EXPECT_TRUE(reason == nullptr || std::string(reason).starts_with("needs ")) << reason;
   }

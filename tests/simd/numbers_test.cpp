@@ -28,7 +28,8 @@ std::uint32_t bits(float value) { return std::bit_cast<std::uint32_t>(value); }
 std::vector<float> values_around_every_bf16() {
   std::vector<float> values;
   for (std::uint32_t high = 0; high < 65536; ++high) {
-    for (const std::uint32_t low : {0u, 0x7fffu, 0x8000u, 0x8001u}) values.push_back(std::bit_cast<float>(high << 16 | low));
+    for (const std::uint32_t low : {0u, 0x7fffu, 0x8000u, 0x8001u})
+      values.push_back(std::bit_cast<float>(high << 16 | low));
   }
   values.resize(values.size() - 3);  // no multiple of a vector's lanes
   return values;
@@ -105,7 +106,8 @@ TEST_P(Numbers, Q8OfHostileValues) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Numbers, testing::ValuesIn(simd::target_names()), [](const auto& tested) { return std::string(tested.param); });
+INSTANTIATE_TEST_SUITE_P(All, Numbers, testing::ValuesIn(simd::target_names()),
+                         [](const auto& tested) { return std::string(tested.param); });
 
 }  // namespace
 }  // namespace fathom

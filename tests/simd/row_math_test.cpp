@@ -96,13 +96,16 @@ TEST_P(RowMath, PoolingIsASoftmaxAChannel) {
   for (const int count : {1, 7, 16, 45}) {
     std::vector<std::vector<float>> score, values;
     std::vector<float> most(count, -kInfinity), sum(count), pooled(count);
-    for (int r = 0; r < kRows; ++r) score.push_back(random_values(count, 10 + r)), values.push_back(random_values(count, 20 + r));
+    for (int r = 0; r < kRows; ++r)
+      score.push_back(random_values(count, 10 + r)), values.push_back(random_values(count, 20 + r));
     for (int r = 0; r < kRows; ++r) simd::keep_largest(score[r].data(), count, most.data());
-    for (int r = 0; r < kRows; ++r) simd::add_weighted(score[r].data(), most.data(), values[r].data(), count, sum.data(), pooled.data());
+    for (int r = 0; r < kRows; ++r)
+      simd::add_weighted(score[r].data(), most.data(), values[r].data(), count, sum.data(), pooled.data());
     for (int c = 0; c < count; ++c) {
       double largest = -kInfinity, total = 0, weighted = 0;
       for (int r = 0; r < kRows; ++r) largest = std::max<double>(largest, score[r][c]);
-      for (int r = 0; r < kRows; ++r) total += std::exp(score[r][c] - largest), weighted += std::exp(score[r][c] - largest) * values[r][c];
+      for (int r = 0; r < kRows; ++r)
+        total += std::exp(score[r][c] - largest), weighted += std::exp(score[r][c] - largest) * values[r][c];
       EXPECT_EQ(most[c], static_cast<float>(largest));
       EXPECT_NEAR(sum[c], total, 1e-6 * total);
       EXPECT_NEAR(pooled[c], weighted, 3e-6 * total);
@@ -130,7 +133,8 @@ TEST_P(RowMath, PoolingOfHostileScores) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, RowMath, testing::ValuesIn(simd::target_names()), [](const auto& tested) { return std::string(tested.param); });
+INSTANTIATE_TEST_SUITE_P(All, RowMath, testing::ValuesIn(simd::target_names()),
+                         [](const auto& tested) { return std::string(tested.param); });
 
 }  // namespace
 }  // namespace fathom
