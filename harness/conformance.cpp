@@ -33,7 +33,7 @@ Result<std::vector<std::string>> listed(const OpCase& built, const Device& devic
   FATHOM_ASSIGN(const std::vector<Candidate> list, candidates(*built.op, built.problem.data(), device));
   std::vector<std::string> names;
   for (const Candidate& candidate : list) {
-    if (candidate.device == device.kind()) names.emplace_back(candidate.implementation);
+    if (candidate.runs_here) names.emplace_back(candidate.implementation);
   }
   return names;
 }

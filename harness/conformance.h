@@ -40,7 +40,8 @@ std::set<std::string> ops_of(std::string_view op, std::string_view text, const D
 /// Every forced op is one of `used`; a word of --force that changes nothing is a slip.
 Status check_forced_ops(const Forced& forced, const std::set<std::string>& used);
 
-/// Names of the implementations that the case's op has on the device, best first; those that refuse it included.
+/// Names of the implementations that the device, on this machine, can run for the case's op, best first; those that refuse it
+/// included.
 Result<std::vector<std::string>> implementations_of(std::string_view op, std::string_view text, const Device& device);
 
 /// Runs the case with all (or the forced) implementations, twice each with different poisons, which must give equal

@@ -28,7 +28,7 @@ threads=$("$program" info | awk '$1 == "threads" { print $2 }')
   echo '| stage | prefill of 256 tokens, ms | share | one decode step, ms | share |'
   echo '|---|--:|--:|--:|--:|'
   "$program" bench --model-layer v4-flash | awk '
-    / %/ { n = NF; name = $1; for (i = 2; $i != "cpu" && i < n - 5; ++i) name = name " " $i
+    / %/ { n = NF; name = $1; for (i = 2; $i !~ /^cpu(:|$)/ && i < n - 5; ++i) name = name " " $i
            printf "| %s | %s | %s %% | %s | %s %% |\n", name, $(n - 5), $(n - 4), $(n - 2), $(n - 1) }'
 } >"$temporary/speed"
 

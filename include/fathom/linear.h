@@ -40,7 +40,7 @@ using LinearPlan = Plan<LinearProblem>;
 
 /// out[t, n] = sum over k of x[t, k] * weight[n, k] * weight_scale[n / 128, k / 128]
 ///   e4m3_128: x is quantised first, per token and 128 elements of K, to E4M3 with a power-of-two scale (spec 0.3, Q8).
-/// Sums are f32. An infinity in x that is quantised, like a NaN, makes its row of out NaN or infinite. Results of one row do not depend on num_tokens or on the other rows ("cpu", "reference").
+/// Sums are f32. An infinity in x that is quantised, like a NaN, makes its row of out NaN or infinite. Results of one row do not depend on num_tokens or on the other rows (on CPUs).
 /// Errors  invalid_argument: shape, dtype or device differs from the table; weight_scale missing or superfluous.
 /// Source  spec 0.5; definition in src/linear/linear_reference.cpp.
 Result<LinearPlan> plan_linear(const LinearProblem& problem, const Device& device, const PlanOptions& options = {}) noexcept;

@@ -36,6 +36,8 @@ struct Implementation {
   Reason (*refuses)(const void* problem, const Device& device);
   Result<Prepared> (*prepare)(const void* problem, const Device& device, const PlanOptions& options);
   Status (*run)(const void* problem, const void* args, const RunContext& context);
+  /// Null: needs nothing but its device. Otherwise says what the machine lacks, as a reason; null where it lacks nothing.
+  const char* (*lacks)() noexcept = nullptr;
 };
 
 namespace detail {
@@ -53,7 +55,7 @@ struct RunSignature<Status (*)(const P&, const A&, const RunContext&)> {
 ///   Prepare    Result<Prepared>(const Problem&, const Device&, const PlanOptions&)
 ///   Run        Status(const Problem&, const Args&, const RunContext&)
 template <auto Refuses, auto Prepare, auto Run>
-constexpr Implementation implement(const char* name, DeviceKind device) {
+constexpr Implementation implement(const char* name, DeviceKind device, const char* (*lacks)() noexcept = nullptr) {
   using Signature = detail::RunSignature<decltype(Run)>;
   using Problem = typename Signature::Problem;
   using Args = typename Signature::Args;
@@ -66,7 +68,8 @@ constexpr Implementation implement(const char* name, DeviceKind device) {
           },
           [](const void* problem, const void* args, const RunContext& context) -> Status {
             return Run(*static_cast<const Problem*>(problem), *static_cast<const Args*>(args), context);
-          }};
+          },
+          lacks};
 }
 
 /// For implementations that take everything the problem's own checks let through, or need no workspace.

@@ -97,12 +97,18 @@ Status check_args(const PlanData& plan, std::span<const TensorView> args) {
   return {};
 }
 
+/// Why the implementation does not take the problem: for what the machine lacks, or by its own words.
+Reason reason_of(const Implementation& implementation, const void* problem, const Device& device) {
+  const char* lacking = implementation.lacks == nullptr ? nullptr : implementation.lacks();
+  return lacking != nullptr ? Reason(lacking) : implementation.refuses(problem, device);
+}
+
 Status refusal_list(const Op& op, const void* problem, const Device& device) {
   std::string text = "unsupported: no implementation takes \"" + problem_text(*op.spec->problem, problem) + "\" on " +
                      name_of(device.kind());
   for (const Implementation& implementation : op.implementations) {
     if (implementation.device != device.kind()) continue;
-    text += std::string("\n  ") + implementation.name + ": " + implementation.refuses(problem, device);
+    text += std::string("\n  ") + implementation.name + ": " + reason_of(implementation, problem, device);
   }
   return Status::unsupported("%s: %s", op.spec->name, text.c_str());
 }
@@ -144,7 +150,7 @@ Result<const Implementation*> select(const Op& op, const void* problem, const De
     if (implementation.device != device.kind()) continue;
     names += (names.empty() ? "" : ", ") + std::string(implementation.name);
     if (!forced.empty() && forced != implementation.name) continue;
-    const Reason reason = implementation.refuses(problem, device);
+    const Reason reason = reason_of(implementation, problem, device);
     if (reason.empty()) return &implementation;
     if (!forced.empty()) {
       return Status::unsupported("%s: %s refuses \"%s\": %s", op.spec->name, implementation.name,
@@ -251,11 +257,11 @@ Result<std::vector<Candidate>> candidates(const OpSpec& spec, const void* proble
     FATHOM_TRY(validate(*op, problem));
     std::vector<Candidate> list;
     for (const Implementation& implementation : op->implementations) {
-      if (implementation.device != device.kind()) {
-        list.push_back({implementation.name, implementation.device, std::string("needs a ") + name_of(implementation.device) + " device"});
-      } else {
-        list.push_back({implementation.name, implementation.device, implementation.refuses(problem, device)});
-      }
+      const bool fits = implementation.device == device.kind();
+      Candidate candidate{implementation.name, implementation.device, {}};
+      candidate.runs_here = fits && (implementation.lacks == nullptr || implementation.lacks() == nullptr);
+      candidate.reason = fits ? reason_of(implementation, problem, device) : std::string("needs a ") + name_of(implementation.device) + " device";
+      list.push_back(std::move(candidate));
     }
     return list;
   });

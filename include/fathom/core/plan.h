@@ -94,6 +94,7 @@ struct Candidate {
   const char* implementation;
   DeviceKind device;  ///< where it runs
   std::string reason;
+  bool runs_here = true;  ///< false: the device, or the machine, could run it for no problem
 };
 /// What every implementation of the op says to the problem, best first.
 Result<std::vector<Candidate>> candidates(const OpSpec& op, const void* problem, const Device& device) noexcept;
