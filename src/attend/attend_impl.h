@@ -10,6 +10,11 @@ Status attend_reference(const AttendProblem& problem, const AttendArgs& args, co
 
 Result<Prepared> prepare_attend_cpu(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
+// attend_cpu held to one instruction set by its plan.
+const char* attend_avx2_lacks() noexcept;
+Result<Prepared> prepare_attend_avx2(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+const char* attend_avx512_lacks() noexcept;
+Result<Prepared> prepare_attend_avx512(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 
 // On CUDA.
 Reason refuses_attend_sm90(const AttendProblem& problem, const Device& device);
