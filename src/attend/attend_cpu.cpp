@@ -40,8 +40,9 @@ struct Thread {
   float* stripe;  ///< [kBlock, kScoreColumns]
   float* most;    ///< [heads]: largest logit up to the span's end
   float* total;   ///< [heads]: sum of weights up to there
-  float* factor;  ///< [heads]: what older sums are worth; at last, what sums are multiplied by
-  std::int64_t* settled;  ///< which query's span these three are of
+  float* factor;  ///< [heads]: what older sums are worth
+  float* share;   ///< [heads]: 1 / (total + exp(sink - most)); 0 where nothing is left of the values, whatever they are
+  std::int64_t* settled;  ///< which query's span these four are of
 };
 
 class AttendCpu {
@@ -61,7 +62,7 @@ class AttendCpu {
                 scratch.take<float>(threads_ * 4 * heads_),
                 scratch.take<float>(threads_ * problem_.num_heads * columns)};
     parts_ = {scratch.take<float>(threads_ * kBlock * kScoreColumns), scratch.take<float>(threads_ * heads_), scratch.take<float>(threads_ * heads_),
-              scratch.take<float>(threads_ * heads_), scratch.take<std::int64_t>(threads_)};
+              scratch.take<float>(threads_ * heads_), scratch.take<float>(threads_ * heads_), scratch.take<std::int64_t>(threads_)};
     value_columns_ = columns;
   }
 
@@ -93,7 +94,7 @@ class AttendCpu {
   }
   Thread thread(int part) const {
     return {parts_.stripe + part * kBlock * kScoreColumns, parts_.most + part * heads_, parts_.total + part * heads_, parts_.factor + part * heads_,
-            parts_.settled + part};
+            parts_.share + part * heads_, parts_.settled + part};
   }
 
   void work(const AttendItem& item) const {
@@ -185,7 +186,7 @@ class AttendCpu {
                  problem_.q_dtype == DType::bf16, query.block_total + item.item * heads_);
   }
 
-  /// Largest logits, sums of weights and factors of a query's span, once for all the stripes that a thread gathers of it.
+  /// Largest logits, sums of weights, factors and shares of a query's span, once for all the stripes that a thread gathers of it.
   void settle(const Query& query, const Thread& thread, const AttendItem& item) const {
     const std::int64_t which = item.span * args_->q.shape[0] + item.t;
     if (*thread.settled == which) return;
@@ -199,6 +200,13 @@ class AttendCpu {
     }
     for (std::int64_t block = 0; block < blocks_in(query); ++block) {
       for (std::int64_t h = 0; h < heads_; ++h) thread.total[h] += query.block_total[block * heads_ + h];
+    }
+    for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
+      const float sink = args_->attn_sink.is_absent() ? -kInfinity : args_->attn_sink.at<float>(h);
+      // The sink has no value vector: it only enlarges the denominator. Where no row weighs anything, or the sink takes
+      // all, nothing is left of the values.
+      const float denominator = thread.total[h] + std::exp(sink - thread.most[h]);
+      thread.share[h] = thread.total[h] == 0 || denominator == kInfinity ? 0.0f : 1.0f / denominator;
     }
   }
 
@@ -243,19 +251,13 @@ class AttendCpu {
   void finish(const Query& query, const Thread& thread, const AttendItem& item, int column, int columns) const {
     const AttendArgs& args = *args_;
     for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
-      const float most = thread.most[h], total = thread.total[h];
-      const float sink = args.attn_sink.is_absent() ? -kInfinity : args.attn_sink.at<float>(h);
-      // The sink has no value vector: it only enlarges the denominator. Where no row weighs anything, or the sink takes
-      // all, nothing is left of the values, whatever they are.
-      const float denominator = total + std::exp(sink - most);
       float* sums = query.sums + h * value_columns_ + column;
-      const bool nothing = total == 0 || denominator == kInfinity;
-      if (nothing) std::fill_n(sums, columns, 0.0f);
+      if (thread.share[h] == 0) std::fill_n(sums, columns, 0.0f);
       const std::int64_t at = item.t * args.out.strides[0] + h * args.out.strides[1] + column;
-      loops_.store(sums, columns, nothing ? 1.0f : 1.0f / denominator, args.out.dtype,
-                   static_cast<std::byte*>(args.out.data) + bytes_of(args.out.dtype, at));
+      loops_.store(sums, columns, thread.share[h], args.out.dtype, static_cast<std::byte*>(args.out.data) + bytes_of(args.out.dtype, at));
       if (column != 0) continue;
-      if (!args.lse.is_absent()) args.lse.row<float>(item.t)[h] = query.span->seen ? most + std::log(total) : -kInfinity;
+      const float most = thread.most[h];
+      if (!args.lse.is_absent()) args.lse.row<float>(item.t)[h] = query.span->seen ? most + std::log(thread.total[h]) : -kInfinity;
       if (!args.max_logits.is_absent()) args.max_logits.row<float>(item.t)[h] = most;
     }
   }

@@ -20,17 +20,21 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::simd {
 namespace HWY_NAMESPACE {
 
-/// codes[i] * scale. A NaN, and a scale that times 256 is infinite, are left to the table.
+/// codes[i] * scale. Where one is NaN, or the scale times 256 infinite, or they do not fill pairs of vectors, by the table.
 HWY_INLINE void decode_e4m3(const std::uint8_t* HWY_RESTRICT codes, int count, float scale, float* HWY_RESTRICT out) {
   namespace hn = hwy::HWY_NAMESPACE;
   const hn::ScalableTag<float> d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   const float factor = scale * 256;
-  if (HWY_UNLIKELY(count % lanes != 0 || !(factor < std::numeric_limits<float>::infinity()) || any_nan_e4m3(codes, count))) {
-    return dequantise_e4m3(codes, count, scale, out);
-  }
+  const bool plain = count % (2 * lanes) == 0 && factor < std::numeric_limits<float>::infinity();
+  if (HWY_UNLIKELY(!plain || any_nan_e4m3(codes, count))) return dequantise_e4m3(codes, count, scale, out);
   const auto factors = hn::Set(d, factor);
-  for (int i = 0; i < count; i += lanes) hn::StoreU(hn::Mul(widen_finite_e4m3(d, codes + i), factors), d, out + i);
+  for (int i = 0; i < count; i += 2 * lanes) {
+    hn::Vec<decltype(d)> low, high;
+    widen_two_finite_e4m3(d, codes + i, low, high);
+    hn::StoreU(hn::Mul(low, factors), d, out + i);
+    hn::StoreU(hn::Mul(high, factors), d, out + i + lanes);
+  }
 }
 
 /// 32 packed codes times a scale, by way of bytes that hold twice the values.
@@ -76,29 +80,33 @@ HWY_INLINE void decode_bf16(const std::byte* HWY_RESTRICT in, int count, float* 
 
 HWY_INLINE float scale_at(const RowSegment& scales, const RowBytes& bytes, int block) {
   const std::byte* at = (scales.in_footer ? bytes.footer : bytes.row) + scales.offset;
-  if (scales.dtype == DType::ue8m0) return decode_ue8m0(static_cast<std::uint8_t>(at[block]));
+  if (scales.dtype == DType::ue8m0) return kUe8m0Values[static_cast<std::uint8_t>(at[block])];
   float scale;
   std::memcpy(&scale, at + block * sizeof(float), sizeof(float));
   return scale;
 }
 
-/// Columns [first, last) of a quantised segment, blocks of one scale at a time.
-HWY_INLINE void decode_quantised(const RowSegment& codes, const RowSegment& scales, const RowBytes* rows, std::int64_t num_rows,
-                                 int first, int last, float* out, std::int64_t stride) {
-  const int size = codes.scale_block;
-  for (int at = first; at < last;) {
-    const int block = at / size, end = std::min(last, (block + 1) * size);
+/// Columns [at, end) of a quantised segment, all under scale number `block`. Where scales are bytes in the footer, as in the
+/// caches that models fill, nothing is asked again for each row.
+HWY_INLINE void decode_block(const RowSegment& codes, const RowSegment& scales, const RowBytes* rows, std::int64_t num_rows, int block,
+                             int at, int end, float* out, std::int64_t stride) {
+  if (codes.dtype == DType::e4m3 && scales.dtype == DType::ue8m0 && scales.in_footer && !codes.in_footer) {
+    constexpr std::int64_t kAhead = 8;
     for (std::int64_t j = 0; j < num_rows; ++j) {
-      const float scale = scale_at(scales, rows[j], block);
-      const auto* in = reinterpret_cast<const std::uint8_t*>((codes.in_footer ? rows[j].footer : rows[j].row) + codes.offset);
-      float* to = out + j * stride + (at - first);
-      if (codes.dtype == DType::e4m3) {
-        decode_e4m3(in + at, end - at, scale, to);
-      } else {
-        decode_e2m1(in + at / 2, scale, to);
-      }
+      if (j + kAhead < num_rows) __builtin_prefetch(rows[j + kAhead].row + codes.offset + at);
+      const float scale = kUe8m0Values[static_cast<std::uint8_t>(rows[j].footer[scales.offset + block])];
+      decode_e4m3(reinterpret_cast<const std::uint8_t*>(rows[j].row) + codes.offset + at, end - at, scale, out + j * stride);
     }
-    at = end;
+    return;
+  }
+  for (std::int64_t j = 0; j < num_rows; ++j) {
+    const float scale = scale_at(scales, rows[j], block);
+    const auto* in = reinterpret_cast<const std::uint8_t*>((codes.in_footer ? rows[j].footer : rows[j].row) + codes.offset);
+    if (codes.dtype == DType::e4m3) {
+      decode_e4m3(in + at, end - at, scale, out + j * stride);
+    } else {
+      decode_e2m1(in + at / 2, scale, out + j * stride);
+    }
   }
 }
 
@@ -113,7 +121,11 @@ void decode(const RowLayout& layout, const RowBytes* rows, std::int64_t num_rows
     if (from >= to) continue;
     float* columns = out + (from - first);
     if (quantised) {
-      decode_quantised(segment, layout.segments[i], rows, num_rows, from - segment.first, to - segment.first, columns, stride);
+      for (int at = from - segment.first; at < to - segment.first;) {
+        const int block = at / segment.scale_block, end = std::min(to - segment.first, (block + 1) * segment.scale_block);
+        decode_block(segment, layout.segments[i], rows, num_rows, block, at, end, columns + (at + segment.first - from), stride);
+        at = end;
+      }
       continue;
     }
     const std::int64_t offset = segment.offset + bytes_of(segment.dtype, from - segment.first);

@@ -28,7 +28,27 @@ HWY_INLINE hwy::HWY_NAMESPACE::Vec<D> widen_finite_e4m3(D d, const std::uint8_t*
   return hn::PromoteTo(d, hn::BitCast(half, moved));
 }
 
-/// The same, and NaN for the two NaN codes.
+/// The same of two vectors' codes, which share the steps before the last.
+template <class D>
+HWY_INLINE void widen_two_finite_e4m3(D d, const std::uint8_t* HWY_RESTRICT codes, hwy::HWY_NAMESPACE::Vec<D>& low,
+                                      hwy::HWY_NAMESPACE::Vec<D>& high) {
+#if HWY_TARGET == HWY_SCALAR
+  low = widen_finite_e4m3(d, codes);
+  high = widen_finite_e4m3(d, codes + 1);
+#else
+  namespace hn = hwy::HWY_NAMESPACE;
+  const hn::Repartition<std::int16_t, D> d16;
+  const hn::Half<decltype(d16)> half16;
+  const hn::Rebind<std::int8_t, decltype(d16)> d8;
+  const hn::Rebind<hwy::float16_t, D> half;
+  const auto words = hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const std::int8_t*>(codes)));
+  const auto moved = hn::And(hn::ShiftLeft<7>(words), hn::Set(d16, static_cast<std::int16_t>(0xbfff)));
+  low = hn::PromoteTo(d, hn::BitCast(half, hn::LowerHalf(half16, moved)));
+  high = hn::PromoteTo(d, hn::BitCast(half, hn::UpperHalf(half16, moved)));
+#endif
+}
+
+/// Values / 256, and NaN for the two NaN codes.
 template <class D>
 HWY_INLINE hwy::HWY_NAMESPACE::Vec<D> widen_e4m3(D d, const std::uint8_t* HWY_RESTRICT codes) {
   namespace hn = hwy::HWY_NAMESPACE;
