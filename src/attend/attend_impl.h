@@ -15,6 +15,13 @@ const char* attend_avx2_lacks() noexcept;
 Result<Prepared> prepare_attend_avx2(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 const char* attend_avx512_lacks() noexcept;
 Result<Prepared> prepare_attend_avx512(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+// Products of bf16 pairs, by AVX-512 or AMX as its plan says.
+Reason attend_bf16_refuses(const AttendProblem& problem, const Device& device);
+const char* attend_avx512bf16_lacks() noexcept;
+Result<Prepared> prepare_attend_avx512bf16(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+const char* attend_amx_lacks() noexcept;
+Result<Prepared> prepare_attend_amx(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+Status attend_bf16(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 
 // On CUDA.
 Reason refuses_attend_sm90(const AttendProblem& problem, const Device& device);

@@ -12,6 +12,8 @@ std::span<const Implementation> attend_implementations() noexcept {
       implement<refuses_attend_sm80, prepare_attend_sm80, attend_sm80>("cuda:sm80", DeviceKind::cuda),
       implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_simt>("cuda:simt", DeviceKind::cuda),
 #endif
+      implement<attend_bf16_refuses, prepare_attend_amx, attend_bf16>("cpu:amx", DeviceKind::cpu, attend_amx_lacks),
+      implement<attend_bf16_refuses, prepare_attend_avx512bf16, attend_bf16>("cpu:avx512bf16", DeviceKind::cpu, attend_avx512bf16_lacks),
       implement<refuses_nothing<AttendProblem>, prepare_attend_avx512, attend_cpu>("cpu:avx512", DeviceKind::cpu, attend_avx512_lacks),
       implement<refuses_nothing<AttendProblem>, prepare_attend_avx2, attend_cpu>("cpu:avx2", DeviceKind::cpu, attend_avx2_lacks),
       implement<refuses_nothing<AttendProblem>, prepare_attend_cpu, attend_cpu>("cpu", DeviceKind::cpu),

@@ -40,6 +40,8 @@ constexpr Determinism kTable[] = {
     cuda("attend", "cuda:sm90", Word::not_guaranteed),
     cuda("attend", "cuda:sm80", Word::not_guaranteed),
     cuda("attend", "cuda:simt", Word::unverified),
+    cpu("attend", "cpu:amx"),
+    cpu("attend", "cpu:avx512bf16"),
     cpu("attend", "cpu:avx512"),
     cpu("attend", "cpu:avx2"),
     cpu("attend"),

@@ -66,4 +66,40 @@ __attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline voi
   second = _mm512_unpackhi_epi8(low, high);
 }
 
+/// The same tables with exponents as high as they go, 2^119 and 2^118 times the values, for scales that change with every 64
+/// codes: a power of two is then a subtraction from the upper bytes, which stops at zero where the value is zero.
+struct alignas(64) E4m3High {
+  std::array<std::uint8_t, 128> low{}, high{};
+};
+inline constexpr std::array<E4m3High, 2> kE4m3High = [] {
+  std::array<E4m3High, 2> tables{};
+  for (int odd = 0; odd < 2; ++odd) {
+    for (int code = 1; code < 127; ++code) {
+      const int word = kE4m3Bf16[code] + (kMostE4m3Exponent - odd) * 128;
+      tables[odd].low[code] = static_cast<std::uint8_t>(word & 0xff);
+      tables[odd].high[code] = static_cast<std::uint8_t>(word >> 8);
+    }
+  }
+  return tables;
+}();
+
+/// Whether widen_scaled_e4m3 takes the UE8M0 scale: its exponent is one of those above.
+constexpr bool fits_scaled_e4m3(std::uint8_t scale) noexcept {
+  return scale >= 127 + kLeastE4m3Exponent && scale <= 127 + kMostE4m3Exponent;
+}
+
+/// 64 codes, none of them NaN, times a UE8M0 scale that fits. first has bytes 0 to 7 of each 16, second has 8 to 15.
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_scaled_e4m3(__m512i codes, std::uint8_t scale,
+                                                                                                       __m512i& first, __m512i& second) {
+  const int down = 127 + kMostE4m3Exponent - scale;
+  const E4m3High& table = kE4m3High[down % 2];
+  const std::uint8_t *lows = table.low.data(), *highs = table.high.data();
+  const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(lows), codes, _mm512_load_si512(lows + 64));
+  __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(highs), codes, _mm512_load_si512(highs + 64));
+  high = _mm512_subs_epu8(high, _mm512_set1_epi8(static_cast<char>(down / 2)));
+  high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);  // a | (b & c)
+  first = _mm512_unpacklo_epi8(low, high);
+  second = _mm512_unpackhi_epi8(low, high);
+}
+
 }  // namespace fathom::simd
