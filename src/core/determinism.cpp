@@ -32,6 +32,8 @@ constexpr Determinism kTable[] = {
     definition("index_query"),
     cuda("index", "cuda:sm80", Word::unverified),
     cuda("index", "cuda:simt", Word::unverified),
+    cpu("index", "cpu:avx512"),
+    cpu("index", "cpu:avx2"),
     cpu("index"),
     definition("index"),
     cuda("select_topk", "cuda:simt", Word::unverified),

@@ -10,6 +10,11 @@ Status index_reference(const IndexProblem& problem, const IndexArgs& args, const
 
 Result<Prepared> prepare_index_cpu(const IndexProblem& problem, const Device& device, const PlanOptions& options);
 Status index_cpu(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
+// index_cpu held to one instruction set by its plan.
+const char* index_avx2_lacks() noexcept;
+Result<Prepared> prepare_index_avx2(const IndexProblem& problem, const Device& device, const PlanOptions& options);
+const char* index_avx512_lacks() noexcept;
+Result<Prepared> prepare_index_avx512(const IndexProblem& problem, const Device& device, const PlanOptions& options);
 
 // On CUDA.
 Result<Prepared> prepare_index_simt(const IndexProblem& problem, const Device& device, const PlanOptions& options);
