@@ -158,18 +158,20 @@ template <bool kTiles>
 void weigh(const float* logits, int rows, int groups, float scale, const float* base, Pair* weights, std::int64_t weights_group, float* total) {
   constexpr float kLog2E = 1.44269504f;
   const std::int64_t stride = std::int64_t{groups} * kLine;
-  const __m512 factor = _mm512_set1_ps(scale * kLog2E);
+  const __m512 factor = _mm512_set1_ps(scale), log2e = _mm512_set1_ps(kLog2E);
   const __m512i interleaved = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
                                                18, 2, 17, 1, 16, 0);
   for (int g = 0; g < groups; ++g, logits += kLine, weights += weights_group) {
-    const __m512 zero = _mm512_mul_ps(_mm512_loadu_ps(base + g * kLine), _mm512_set1_ps(kLog2E));
+    const __m512 zero = _mm512_loadu_ps(base + g * kLine);
     __m512 sum = _mm512_setzero_ps();
     __m512i pairs[16];
     for (int i = 0; i < 16; ++i) {
       __m512 w[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
       for (int k = 0; k < 2; ++k) {
         if (2 * i + k >= rows) continue;
-        w[k] = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(logits + (2 * i + k) * stride), factor, zero));
+        // Rounded as the base was, so that the largest logit is 0 from itself however large it is.
+        const __m512 logit = _mm512_mul_ps(_mm512_loadu_ps(logits + (2 * i + k) * stride), factor);
+        w[k] = power_of_two(_mm512_mul_ps(_mm512_sub_ps(logit, zero), log2e));
         sum = _mm512_add_ps(sum, w[k]);
       }
       pairs[i] = _mm512_permutexvar_epi16(interleaved, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(w[1], w[0])));

@@ -9,6 +9,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -26,7 +27,7 @@ HWY_INLINE void decode_e4m3(const std::uint8_t* HWY_RESTRICT codes, int count, f
   const hn::ScalableTag<float> d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   const float factor = scale * 256;
-  const bool plain = count % (2 * lanes) == 0 && factor < std::numeric_limits<float>::infinity();
+  const bool plain = count % (2 * lanes) == 0 && std::abs(factor) < std::numeric_limits<float>::infinity();
   if (HWY_UNLIKELY(!plain || any_nan_e4m3(codes, count))) return dequantise_e4m3(codes, count, scale, out);
   const auto factors = hn::Set(d, factor);
   for (int i = 0; i < count; i += 2 * lanes) {
