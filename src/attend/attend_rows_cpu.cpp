@@ -23,13 +23,14 @@ void list_named(const RowWalk& walk, const PagedCacheView& cache, std::int64_t r
 
 /// The same of a range: whole pages, present or not.
 void list_range(const RowWalk& walk, const PagedCacheView& cache, std::int64_t room, RowSpan& listed, RowBytes* rows) noexcept {
-  while (listed.next < walk.count() && listed.count < room) {
-    const std::int64_t row = walk.first() + listed.next, offset = row % cache.page_size;
-    const std::int64_t page = walk.numbers()[row / cache.page_size];
+  if (listed.next >= walk.count()) return;
+  const std::int64_t row = walk.first() + listed.next;
+  std::int64_t offset = row % cache.page_size;
+  for (const std::int32_t* page = walk.numbers() + row / cache.page_size; listed.next < walk.count() && listed.count < room; ++page, offset = 0) {
     const std::int64_t left = std::min(cache.page_size - offset, walk.count() - listed.next);
-    const bool present = page >= 0 && page < cache.num_pages;
+    const bool present = *page >= 0 && *page < cache.num_pages;
     const std::int64_t taken = present ? std::min(left, room - listed.count) : left;
-    for (std::int64_t i = 0; i < taken && present; ++i) rows[listed.count++] = row_at(cache, page, offset + i);
+    for (std::int64_t i = 0; i < taken && present; ++i) rows[listed.count++] = row_at(cache, *page, offset + i);
     listed.next += taken;
   }
 }

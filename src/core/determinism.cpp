@@ -32,6 +32,8 @@ constexpr Determinism kTable[] = {
     definition("index_query"),
     cuda("index", "cuda:sm80", Word::unverified),
     cuda("index", "cuda:simt", Word::unverified),
+    cpu("index", "cpu:amx"),
+    cpu("index", "cpu:avx512bf16"),
     cpu("index", "cpu:avx512"),
     cpu("index", "cpu:avx2"),
     cpu("index"),

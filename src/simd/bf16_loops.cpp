@@ -1,25 +1,12 @@
 #include "simd/bf16_loops.h"
 
-#include <hwy/base.h>
-
 #include <algorithm>
 #include <limits>
 
 #include "cache/number_codecs.h"
+#include "simd/avx512.h"
 
-#if defined(__x86_64__)
-// g++ 12 takes the operand that its own header leaves undefined for ours (GCC bug 105593).
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-
-#include "simd/e4m3_bf16.h"
-
-// Highway's way of giving a part of a file its target, for both compilers.
-HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,amx-tile,amx-bf16,fma")
-
+#if FATHOM_AVX512
 namespace fathom::simd {
 namespace {
 
@@ -100,32 +87,6 @@ void pair(const Pair* keys, int steps, int columns, Pair* values, std::int64_t v
 
 // ---- queries and weights --------------------------------------------------------------------------------------------
 
-/// lines[i][j] becomes lines[j][i].
-HWY_INLINE void transpose(__m512i (&lines)[16]) {
-  __m512i a[16], b[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_epi32(lines[i], lines[i + 1]);
-    a[i + 1] = _mm512_unpackhi_epi32(lines[i], lines[i + 1]);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 4) {
-    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 4; ++i) {  // lanes: b[i + 4k] has rows 4k..4k+3 of columns i, 4 + i, 8 + i, 12 + i
-    const __m512i even_low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88), odd_low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd);
-    const __m512i even_high = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88), odd_high = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd);
-    lines[i] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
-    lines[i + 8] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
-    lines[i + 4] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
-    lines[i + 12] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
-  }
-}
-
 void pack(const bf16* q, std::int64_t head_stride, int heads, int dim, Pair* out) {
   for (int c = 0; c < dim; c += kBlock) {
     for (int half = 0; half < kBlock; half += kStep, out += kPiece) {
@@ -199,10 +160,6 @@ HWY_INLINE void find_largest(const float* logits, int rows, int groups, float sc
 
 constexpr int kDotRows = 8;  ///< rows, or heads, of a register tile; two vectors wide
 
-HWY_INLINE __m512 add_pairs(__m512 sum, Pair a, __m512i b) {
-  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a))), reinterpret_cast<__m512bh>(b));
-}
-
 template <int Groups>
 HWY_INLINE void score_dots(const Pair* keys, int steps, const Pair* q, std::int64_t stride, float* logits) {
   __m512 sums[kDotRows][Groups];
@@ -265,65 +222,8 @@ void gather_by_dots(const Gathering& x) {
 
 // ---- AMX tiles ------------------------------------------------------------------------------------------------------
 
-/// All eight tiles as 16 lines of 64 bytes, as long as it lives: 0 to 3 for sums, 4 and 5 for a, 6 and 7 for b.
-class Tiles {
- public:
-  HWY_INLINE Tiles() {
-    alignas(64) static constexpr struct {
-      std::uint8_t palette = 1, start = 0, reserved[14] = {};
-      std::uint16_t line_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      std::uint8_t lines[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } kShape;
-    _tile_loadconfig(&kShape);
-  }
-  HWY_INLINE ~Tiles() { _tile_release(); }
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-};
-
-/// Where the compilers' tile instructions say nothing of the memory they touch.
-HWY_INLINE void settle_memory() { asm volatile("" ::: "memory"); }
-
-/// Up to 2 x 2 pieces of sums: a is As pieces side by side, b is Bs.
-template <int As, int Bs>
-HWY_INLINE void multiply_tiles(const Pair* a, std::int64_t a_next, const Pair* b, std::int64_t b_next, int steps, bool fresh, float* sums,
-                               std::int64_t stride) {
-  const std::int64_t bytes = stride * 4;
-  float* const lower = sums + kLine * stride;
-  if (fresh) {
-    _tile_zero(0);
-    if constexpr (Bs > 1) _tile_zero(1);
-    if constexpr (As > 1) _tile_zero(2);
-    if constexpr (As > 1 && Bs > 1) _tile_zero(3);
-  } else {
-    _tile_loadd(0, sums, bytes);
-    if constexpr (Bs > 1) _tile_loadd(1, sums + kLine, bytes);
-    if constexpr (As > 1) _tile_loadd(2, lower, bytes);
-    if constexpr (As > 1 && Bs > 1) _tile_loadd(3, lower + kLine, bytes);
-  }
-  for (int step = 0; step < steps; ++step, a += kPiece, b += kPiece) {
-    _tile_loadd(4, a, 64);
-    _tile_loadd(6, b, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (Bs > 1) {
-      _tile_loadd(7, b + b_next, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if constexpr (As > 1) {
-      _tile_loadd(5, a + a_next, 64);
-      _tile_dpbf16ps(2, 5, 6);
-    }
-    if constexpr (As > 1 && Bs > 1) _tile_dpbf16ps(3, 5, 7);
-  }
-  _tile_stored(0, sums, bytes);
-  if constexpr (Bs > 1) _tile_stored(1, sums + kLine, bytes);
-  if constexpr (As > 1) _tile_stored(2, lower, bytes);
-  if constexpr (As > 1 && Bs > 1) _tile_stored(3, lower + kLine, bytes);
-}
-
 void score_by_tiles(const Pair* keys, int rows, int steps, const Pair* q, int groups, float scale, float* logits, float* most) {
   const std::int64_t stride = std::int64_t{groups} * kLine, row_tile = std::int64_t{steps} * kPiece, group = row_tile;
-  settle_memory();
   {
     const Tiles tiles;
     for (int g = 0; g < groups; g += 2, q += 2 * group) {
@@ -335,14 +235,12 @@ void score_by_tiles(const Pair* keys, int rows, int steps, const Pair* q, int gr
       }
     }
   }
-  settle_memory();
   find_largest(logits, rows, groups, scale, most);
 }
 
 void gather_by_tiles(const Gathering& x) {
   // Weights of so many row steps, and the values that meet them, stay in L1 while all columns go by.
   const int chunk = std::max(32 / x.groups, 4);
-  settle_memory();
   const Tiles tiles;
   for (int first = 0; first < x.row_steps; first += chunk) {
     const int steps = std::min(chunk, x.row_steps - first);
@@ -360,7 +258,6 @@ void gather_by_tiles(const Gathering& x) {
       }
     }
   }
-  settle_memory();
 }
 
 constexpr Bf16Loops kDots = {"dots", pack, decode, pair, score_by_dots, weigh<false>, gather_by_dots};
@@ -375,7 +272,6 @@ const Bf16Loops& bf16_tile_loops() noexcept { return kTiles; }
 HWY_POP_ATTRIBUTES
 
 #else
-
 namespace fathom::simd {
 
 constexpr Bf16Loops kNone = {"none", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};

@@ -53,17 +53,22 @@ __attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline E4m
   return table;
 }
 
-/// 64 codes as twice 32 bf16, in order.
-__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_e4m3(const E4m3Table& table, __m512i codes,
-                                                                                                __m512i& first, __m512i& second) {
-  // Unpacking takes bytes from the halves of each 16.
-  codes = _mm512_maskz_permutexvar_epi64(0xff, _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), codes);
+/// 64 codes as twice 32 bf16: first has bytes 0 to 7 of each 16, second has 8 to 15.
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_unordered_e4m3(const E4m3Table& table, __m512i codes,
+                                                                                                          __m512i& first, __m512i& second) {
   const __m512i low = _mm512_permutex2var_epi8(table.low[0], codes, table.low[1]);
   const __m512i magnitude = _mm512_permutex2var_epi8(table.high[0], codes, table.high[1]);
   constexpr int kOrAnd = 0xf8;  // a | (b & c)
   const __m512i high = _mm512_ternarylogic_epi32(magnitude, codes, _mm512_set1_epi8(static_cast<char>(0x80)), kOrAnd);
   first = _mm512_unpacklo_epi8(low, high);
   second = _mm512_unpackhi_epi8(low, high);
+}
+
+/// The same, in order.
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_e4m3(const E4m3Table& table, __m512i codes,
+                                                                                                __m512i& first, __m512i& second) {
+  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+  widen_unordered_e4m3(table, _mm512_maskz_permutexvar_epi64(0xff, order, codes), first, second);
 }
 
 /// The same tables with exponents as high as they go, 2^119 and 2^118 times the values, for scales that change with every 64
