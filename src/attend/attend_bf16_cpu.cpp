@@ -1,6 +1,7 @@
 // attend on the CPU by products of bf16 pairs: AVX-512's dot products, or AMX tiles. The stages are those of
-// attend_cpu.cpp, but here decoding and exponentials cost as much as the products, so nothing is done twice: rows are
-// decoded once, as keys for the block in hand and, two rows side by side, as values that wait for the weights in L2.
+// attend_cpu.cpp. Tiles are so quick that what feeds them decides: everything a stage touches again has to stay in L2, which
+// two threads may share. So rows are decoded twice here too, as keys a block of rows at a time, as values a block of
+// columns, where a row's values would be twice its codes to keep.
 #include <limits>
 
 #include "attend/attend_cpu.h"
@@ -12,11 +13,9 @@
 namespace fathom {
 namespace {
 
-using simd::kLine, simd::kPiece, simd::kScoreRows, simd::Pair;
+using simd::kLine, simd::kPiece, simd::kScoreRows, simd::kValueColumns, simd::Pair;
 
-constexpr std::int64_t kMostSpan = 1536;  ///< rows whose values wait: 1.5 MiB of them, and the rest of an L2 of 2 MiB
-constexpr int kColumns = 2 * kLine;       ///< of a gathered item
-/// Pairs between panels beside their own, so that lines of one place in all panels do not meet in one set of the cache.
+/// Pairs between groups of weights beside their own, so that lines of one place do not meet in one set of the cache.
 constexpr std::int64_t kApart = kLine;
 enum Stage : int { kList, kScore, kWeigh, kGather, kStages };
 
@@ -29,7 +28,6 @@ struct Query {
   Pair* q;         ///< [groups, steps, piece]
   float* logits;   ///< [span, heads]
   Pair* weights;   ///< [groups, blocks, piece]
-  Pair* values;    ///< [panels, blocks, piece]
   float* sums;     ///< [heads, value columns]
   SoftmaxBlocks blocks;
 };
@@ -41,19 +39,19 @@ class AttendBf16 {
         loops_(loops),
         groups_((problem.num_heads + kLine - 1) / kLine),
         steps_(static_cast<int>(up(problem.head_dim, 64) / simd::kStep)),
-        value_columns_(up(problem.value_dim, kColumns)),
-        span_(up(span_of(problem, kMostSpan), kScoreRows)),
+        value_columns_(up(problem.value_dim, kValueColumns)),
+        span_(up(span_of(problem), kScoreRows)),
         softmax_(problem, heads()) {
     const std::int64_t threads = device.num_threads();
     queries_ = {scratch.take<RowSpan>(threads),
                 scratch.take<RowBytes>(threads * span_),
                 scratch.take<Pair>(threads * groups_ * q_group()),
                 scratch.take<float>(threads * span_ * heads()),
-                scratch.take<Pair>(threads * groups_ * panel()),
-                scratch.take<Pair>(threads * value_columns_ / kLine * panel()),
+                scratch.take<Pair>(threads * groups_ * weights_group()),
                 scratch.take<float>(threads * heads() * value_columns_),
                 {}};
     keys_ = scratch.take<Pair>(threads * keys_size());
+    values_ = scratch.take<Pair>(threads * values_size());
     softmax_.lay_out(scratch, threads, blocks());
   }
 
@@ -62,7 +60,7 @@ class AttendBf16 {
     sets_ = &sets;
     args_ = &args;
     softmax_.begin();
-    const std::int64_t items[kStages] = {groups_, blocks(), blocks(), value_columns_ / kColumns};
+    const std::int64_t items[kStages] = {groups_, blocks(), blocks(), value_columns_ / kValueColumns};
     share_queries(
         device, args.q.shape[0], items, [&](const AttendItems& some) { work(some); }, [&](int slot) { return queries_.span[slot].last; });
     return {};
@@ -72,16 +70,16 @@ class AttendBf16 {
   std::int64_t heads() const { return std::int64_t{groups_} * kLine; }
   std::int64_t blocks() const { return span_ / kScoreRows; }
   std::int64_t q_group() const { return steps_ * kPiece; }
-  std::int64_t panel() const { return blocks() * kPiece + kApart; }  ///< pairs from panel to panel, and from group to group
+  std::int64_t weights_group() const { return blocks() * kPiece + kApart; }
   std::int64_t keys_size() const { return kScoreRows / kLine * steps_ * kPiece; }
+  std::int64_t values_size() const { return kValueColumns / kLine * blocks() * kPiece; }
 
   Query query_of(int slot) const {
     return {queries_.span + slot,
             queries_.rows + slot * span_,
             queries_.q + slot * groups_ * q_group(),
             queries_.logits + slot * span_ * heads(),
-            queries_.weights + slot * groups_ * panel(),
-            queries_.values + slot * (value_columns_ / kLine) * panel(),
+            queries_.weights + slot * groups_ * weights_group(),
             queries_.sums + slot * heads() * value_columns_,
             softmax_.blocks_of(slot)};
   }
@@ -96,13 +94,19 @@ class AttendBf16 {
     }
     const std::int64_t blocks = (query.span->count + kScoreRows - 1) / kScoreRows, last = std::min(items.last, blocks);
     if (items.stage == kScore) {
+      loops_.begin();
       for (std::int64_t block = items.first; block < last; ++block) score(query, keys_ + items.part * keys_size(), block);
+      loops_.end();
     } else if (items.stage == kWeigh) {
       softmax_.find_base(query.blocks, items.span, blocks, settled);
       for (std::int64_t block = items.first; block < last; ++block) weigh(query, block, settled.most);
     } else {
       softmax_.settle(*args_, query.blocks, items.t, items.span, blocks, settled);
-      gather(query, items, blocks, settled);
+      loops_.begin();
+      for (std::int64_t item = items.first; item < items.last; ++item) {
+        gather(query, items, blocks, settled, values_ + items.part * values_size(), static_cast<int>(item) * kValueColumns);
+      }
+      loops_.end();
       if (items.first != 0) return;
       softmax_.carry(query.blocks, items.span, settled);
       if (items.span == query.span->last) softmax_.store(*args_, items.t, query.span->seen, settled);
@@ -120,39 +124,39 @@ class AttendBf16 {
 
   void score(const Query& query, Pair* keys, std::int64_t block) const {
     const std::int64_t first = block * kScoreRows, next = first + kScoreRows;
-    const int rows = rows_of(query, block);
-    for (std::int64_t j = next; j < std::min(next + kScoreRows, query.span->count); ++j) {
-      const int bytes = sets_->caches[j >= query.span->from_window].layout.row_bytes;
-      for (int line = 0; line < bytes; line += 64) __builtin_prefetch(query.rows[j].row + line);
-    }
+    const int rows = rows_of(query, block), ahead = static_cast<int>(std::clamp<std::int64_t>(query.span->count - next, 0, kScoreRows));
     const int window = static_cast<int>(std::clamp<std::int64_t>(query.span->from_window - first, 0, rows));
-    if (rows < kScoreRows) std::fill_n(keys, keys_size(), Pair{0});  // rows that are not there weigh nothing, of zeros
-    if (window > 0) loops_.decode(sets_->caches[0].layout, query.rows + first, window, 0, keys);
-    if (window < rows) loops_.decode(sets_->caches[1].layout, query.rows + first + window, rows - window, window, keys);
-    loops_.pair(keys, steps_, problem_.value_dim, query.values + block * kPiece, panel());
+    if (rows < kScoreRows) std::fill_n(keys, keys_size(), Pair{0});
+    const RowBytes* at = query.rows + first;
+    if (window > 0) loops_.decode_keys(sets_->caches[0].layout, at, window, 0, query.rows + next, ahead, keys);
+    if (window < rows) {
+      loops_.decode_keys(sets_->caches[1].layout, at + window, rows - window, window, query.rows + next + window, ahead - window, keys);
+    }
     loops_.score(keys, rows, steps_, query.q, groups_, problem_.softmax_scale, query.logits + first * heads(), query.blocks.most + block * heads());
   }
 
   void weigh(const Query& query, std::int64_t block, const float* base) const {
     loops_.weigh(query.logits + block * kScoreRows * heads(), rows_of(query, block), groups_, problem_.softmax_scale, base,
-                 query.weights + block * kPiece, panel(), query.blocks.total + block * heads());
+                 query.weights + block * kPiece, weights_group(), query.blocks.total + block * heads());
   }
 
-  void gather(const Query& query, const AttendItems& items, std::int64_t blocks, const SettledSoftmax& settled) const {
-    const std::int64_t column = items.first * kColumns, columns = (items.last - items.first) * kColumns;
+  void gather(const Query& query, const AttendItems& items, std::int64_t blocks, const SettledSoftmax& settled, Pair* values, int column) const {
+    const std::int64_t panel = blocks * kPiece, count = query.span->count, window = query.span->from_window;
+    // Rows that are not there weigh nothing, of zeros.
+    for (int v = 0; v < kValueColumns / kLine && count % kScoreRows != 0; ++v) std::fill_n(values + (v + 1) * panel - kPiece, kPiece, Pair{0});
+    if (window > 0) loops_.decode_values(sets_->caches[0].layout, query.rows, window, 0, column, values, panel);
+    if (window < count) loops_.decode_values(sets_->caches[1].layout, query.rows + window, count - window, window, column, values, panel);
     float* sums = query.sums + column;
     for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
-      if (items.span == 0 && blocks == 0) std::fill_n(sums + h * value_columns_, columns, 0.0f);
+      float* own = sums + h * value_columns_;
+      if (items.span == 0 && blocks == 0) std::fill_n(own, kValueColumns, 0.0f);
       if (items.span == 0 || settled.factor[h] == 1) continue;
-      for (std::int64_t c = 0; c < columns; ++c) sums[h * value_columns_ + c] *= settled.factor[h];
+      for (int c = 0; c < kValueColumns; ++c) own[c] *= settled.factor[h];
     }
-    loops_.gather({.weights = query.weights, .weights_group = panel(),
-                   .values = query.values + column / kLine * panel(), .values_panel = panel(),
-                   .sums = sums, .sums_head = value_columns_,
-                   .groups = groups_, .panels = static_cast<int>(columns) / kLine, .row_steps = static_cast<int>(blocks),
-                   .fresh = items.span == 0});
+    loops_.gather({.weights = query.weights, .weights_group = weights_group(), .values = values, .sums = sums, .sums_head = value_columns_,
+                   .groups = groups_, .row_steps = static_cast<int>(blocks), .fresh = items.span == 0});
     if (items.span != query.span->last) return;
-    const std::int64_t stored = std::min<std::int64_t>(columns, problem_.value_dim - column);
+    const int stored = std::min(kValueColumns, problem_.value_dim - column);
     for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
       float* own = sums + h * value_columns_;
       if (settled.share[h] == 0) std::fill_n(own, stored, 0.0f);
@@ -168,8 +172,9 @@ class AttendBf16 {
   int steps_;   ///< of a key
   std::int64_t value_columns_, span_;
   AttendSoftmax softmax_;
-  Query queries_{};       ///< of slot 0; the others' follow
-  Pair* keys_ = nullptr;  ///< [threads, row tiles, steps, piece]
+  Query queries_{};         ///< of slot 0; the others' follow
+  Pair* keys_ = nullptr;    ///< [threads, row tiles, steps, piece]
+  Pair* values_ = nullptr;  ///< [threads, panels, blocks, piece]
   const AttendSets* sets_ = nullptr;
   const AttendArgs* args_ = nullptr;
 };

@@ -15,7 +15,6 @@
 namespace fathom {
 namespace {
 
-constexpr std::int64_t kMostSpan = 4096;
 constexpr std::int64_t kBlock = 48;  ///< rows: a stripe of them and the operands it meets fit into L1
 constexpr int kScoreColumns = 64;    ///< of a stripe of keys
 constexpr int kGatherColumns = 32;   ///< of a stripe of values; few, so that even one query is shared by many threads
@@ -34,7 +33,7 @@ struct Query {
 class AttendCpu {
  public:
   AttendCpu(const AttendProblem& problem, const Device& device, const simd::Loops& loops, Scratch& scratch)
-      : problem_(problem), loops_(loops), heads_(loops.padded(problem.num_heads)), span_(span_of(problem, kMostSpan)), softmax_(problem, heads_) {
+      : problem_(problem), loops_(loops), heads_(loops.padded(problem.num_heads)), span_(span_of(problem)), softmax_(problem, heads_) {
     const std::int64_t threads = device.num_threads();
     queries_ = {scratch.take<RowSpan>(threads),
                 scratch.take<RowBytes>(threads * span_),

@@ -27,12 +27,13 @@ inline Result<AttendSets> open_sets(const AttendProblem& problem, const AttendAr
   return sets;
 }
 
-/// Rows whose logits are kept: as many as a query may have, up to `most`. Beyond it the softmax is carried from one span
+/// Rows whose logits are kept: as many as a query may have, up to a bound. Beyond it the softmax is carried from one span
 /// of rows to the next.
-constexpr std::int64_t span_of(const AttendProblem& problem, std::int64_t most) noexcept {
+inline constexpr std::int64_t kMostSpan = 4096;
+constexpr std::int64_t span_of(const AttendProblem& problem) noexcept {
   const std::int64_t window = problem.window_rows == RowsBy::none ? 0 : problem.window_width;
   const std::int64_t entries = problem.entries_rows == RowsBy::none ? 0 : problem.entries_width;
-  return std::min(window + entries, most);
+  return std::min(window + entries, kMostSpan);
 }
 
 /// A span of a query's present rows, those of the window first.

@@ -56,23 +56,18 @@ HWY_INLINE __m512 add_pairs(__m512 sum, Pair a, __m512i b) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a))), reinterpret_cast<__m512bh>(b));
 }
 
-/// All eight tiles as 16 lines of 64 bytes, as long as it lives: 0 to 3 for sums, 4 and 5 for a, 6 and 7 for b.
-class Tiles {
- public:
-  HWY_INLINE Tiles() {
-    alignas(64) static constexpr struct {
-      std::uint8_t palette = 1, start = 0, reserved[14] = {};
-      std::uint16_t line_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      std::uint8_t lines[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } kShape;
-    _tile_loadconfig(&kShape);
-  }
-  HWY_INLINE ~Tiles() { _tile_release(); }
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-  /// The compilers' tile instructions say nothing of the memory they touch.
-  static HWY_INLINE void settle_memory() { asm volatile("" ::: "memory"); }
-};
+/// Sets all eight tiles to 16 lines of 64 bytes: 0 to 3 for sums, 4 and 5 for a, 6 and 7 for b.
+inline void begin_tiles() {
+  alignas(64) static constexpr struct {
+    std::uint8_t palette = 1, start = 0, reserved[14] = {};
+    std::uint16_t line_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    std::uint8_t lines[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } kShape;
+  _tile_loadconfig(&kShape);
+}
+inline void end_tiles() { _tile_release(); }
+/// The compilers' tile instructions say nothing of the memory they touch.
+HWY_INLINE void settle_memory() { asm volatile("" ::: "memory"); }
 
 /// Up to 2 x 2 pieces of sums: a is As pieces, b is Bs.
 template <int As, int Bs>
@@ -80,7 +75,7 @@ HWY_INLINE void multiply_tiles(const Pair* a, std::int64_t a_next, const Pair* b
                                std::int64_t stride) {
   const std::int64_t bytes = stride * 4;
   float* const lower = sums + kLine * stride;
-  Tiles::settle_memory();
+  settle_memory();
   if (fresh) {
     _tile_zero(0);
     if constexpr (Bs > 1) _tile_zero(1);
@@ -110,7 +105,7 @@ HWY_INLINE void multiply_tiles(const Pair* a, std::int64_t a_next, const Pair* b
   if constexpr (Bs > 1) _tile_stored(1, sums + kLine, bytes);
   if constexpr (As > 1) _tile_stored(2, lower, bytes);
   if constexpr (As > 1 && Bs > 1) _tile_stored(3, lower + kLine, bytes);
-  Tiles::settle_memory();
+  settle_memory();
 }
 
 }  // namespace

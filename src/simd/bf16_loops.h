@@ -6,9 +6,9 @@
 //   weights  tiles: [16 heads][16 pairs], dots: [16 pairs][16 heads]   of heads and rows; a row step is 32 rows
 //   values   [16 pairs][16 columns] of rows and columns
 //
-// Within 64 columns keys and q stand in the order that unpacking bytes leaves (kLaneOrder in the source); values and sums
-// stand in their own. bf16 products are exact in f32, and each element is one chain of sums in the order of its terms.
-// The instructions take bf16 and f32 denormals for zero.
+// Within 64 columns keys and q stand in the order that unpacking bytes leaves; values and sums stand in their own. bf16
+// products are exact in f32, and each element is one chain of sums in the order of its terms. The instructions take bf16
+// and f32 denormals for zero.
 #pragma once
 
 #include <cstdint>
@@ -24,27 +24,33 @@ inline constexpr std::int64_t kPiece = 256;    ///< pairs of a piece
 inline constexpr int kLine = 16;               ///< rows, heads or columns of a piece
 inline constexpr int kStep = 32;               ///< columns or rows that a piece adds up
 inline constexpr int kScoreRows = 2 * kLine;   ///< rows scored at a time
+inline constexpr int kValueColumns = 64;       ///< columns gathered at a time: those of one scale
 
-/// sums[h, c] += sum over rows of weights[h, row] * values[row, c], for all heads of `groups`, and `panels` panels of columns.
+/// sums[h, c] += sum over rows of weights[h, row] * values[row, c], for all heads of `groups` and kValueColumns columns.
 struct Gathering {
-  const Pair* weights;  ///< [groups, row_steps, piece]
+  const Pair* weights;  ///< [groups, row_steps, piece], groups `weights_group` apart
   std::int64_t weights_group;
   const Pair* values;  ///< [panels, row_steps, piece]
-  std::int64_t values_panel;
   float* sums;
   std::int64_t sums_head;
-  int groups, panels, row_steps;
+  int groups, row_steps;
   bool fresh;  ///< sums start from zero
 };
 
 struct Bf16Loops {
   const char* name;
+  /// Around score and gather, on the same thread: sets up the processor's tiles, and gives them back.
+  void (*begin)();
+  void (*end)();
   /// Turns 16 heads, of which `heads` are there, to [steps, piece].
   void (*pack)(const bf16* q, std::int64_t head_stride, int heads, int dim, Pair* out);
-  /// Rows to keys[tile][step], from row `at` of kScoreRows on. Of kv_bf16 or kv_e4m3_ue8m0.
-  void (*decode)(const RowLayout& layout, const RowBytes* rows, int num_rows, int at, Pair* keys);
-  /// Pairs of kScoreRows rows, as far as `columns` goes: panels[c / 16] + c % 16.
-  void (*pair)(const Pair* keys, int steps, int columns, Pair* values, std::int64_t values_panel);
+  /// Rows to keys[tile][step], from row `at` of kScoreRows on; kv_bf16 or kv_e4m3_ue8m0. Meanwhile fetches the rows
+  /// ahead[0 .. num_ahead).
+  void (*decode_keys)(const RowLayout& layout, const RowBytes* rows, int num_rows, int at, const RowBytes* ahead, int num_ahead, Pair* keys);
+  /// Columns [column, column + kValueColumns) of an even number of rows, as pairs from row number `at` on: panel number c at
+  /// values + c * panel. An odd last row is paired with zeros.
+  void (*decode_values)(const RowLayout& layout, const RowBytes* rows, std::int64_t num_rows, std::int64_t at, int column, Pair* values,
+                        std::int64_t panel);
   /// logits[row, h] = q[h] . keys[row], not scaled; most[h] = the largest of `rows` rows times scale, which a NaN never is.
   void (*score)(const Pair* keys, int rows, int steps, const Pair* q, int groups, float scale, float* logits, float* most);
   /// weights of one row step = exp(logits * scale - base) as bf16, zeros past `rows`; total[h] = their sum, in order, not rounded.

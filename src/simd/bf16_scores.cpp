@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <type_traits>
 
 #include "cache/number_codecs.h"
 #include "simd/avx512.h"
@@ -166,14 +165,12 @@ HWY_INLINE void dots_of_tile(const Pair* keys, int steps, const Pair* q, float* 
   }
 }
 
-struct NoTiles {};
-
 template <bool kTiles>
 void score(const RowLayout& layout, const RowBytes* rows, std::int64_t count, Pair* keys, const Pair* q, int heads, const float* weights,
            float* scores) {
   const int steps = layout.dim / kStep, groups = (heads + kLine - 1) / kLine;
   const std::int64_t piece = std::int64_t{steps} * kPiece;
-  [[maybe_unused]] const std::conditional_t<kTiles, Tiles, NoTiles> tiles;
+  if constexpr (kTiles) begin_tiles();
   alignas(64) float dots[kScoredKeys * 2 * kLine], scales[kScoredKeys], last[kScoredKeys];
   for (std::int64_t first = 0; first < count; first += kScoredKeys) {
     const int some = static_cast<int>(std::min<std::int64_t>(kScoredKeys, count - first));
@@ -208,6 +205,7 @@ void score(const RowLayout& layout, const RowBytes* rows, std::int64_t count, Pa
     for (int tile = 0; tile < kScoredKeys / kLine; ++tile) add_lanes(sums[tile], out + tile * kLine);
     if (out == last) std::copy_n(last, some, scores + first);
   }
+  if constexpr (kTiles) end_tiles();
 }
 
 constexpr Bf16Scores kDots = {"dots", pack, score<false>};

@@ -88,20 +88,27 @@ inline constexpr std::array<E4m3High, 2> kE4m3High = [] {
   return tables;
 }();
 
-/// Whether widen_scaled_e4m3 takes the UE8M0 scale: its exponent is one of those above.
+/// Whether a UE8M0 scale is one of those exponents.
 constexpr bool fits_scaled_e4m3(std::uint8_t scale) noexcept {
   return scale >= 127 + kLeastE4m3Exponent && scale <= 127 + kMostE4m3Exponent;
 }
+/// Four times what is subtracted for a scale: a broadcast of four bytes is a plain load.
+inline constexpr std::array<std::uint32_t, 256> kE4m3Down = [] {
+  std::array<std::uint32_t, 256> fours{};
+  for (int scale = 0; scale <= 127 + kMostE4m3Exponent; ++scale) {
+    fours[scale] = static_cast<std::uint32_t>((127 + kMostE4m3Exponent - scale) / 2) * 0x01010101u;
+  }
+  return fours;
+}();
 
-/// 64 codes, none of them NaN, times a UE8M0 scale that fits. first has bytes 0 to 7 of each 16, second has 8 to 15.
+/// 64 codes, none of them NaN, times a UE8M0 scale that fits; bytes go where widen_unordered_e4m3 puts them.
 __attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_scaled_e4m3(__m512i codes, std::uint8_t scale,
                                                                                                        __m512i& first, __m512i& second) {
-  const int down = 127 + kMostE4m3Exponent - scale;
-  const E4m3High& table = kE4m3High[down % 2];
+  const E4m3High& table = kE4m3High[(127 + kMostE4m3Exponent - scale) % 2];
   const std::uint8_t *lows = table.low.data(), *highs = table.high.data();
   const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(lows), codes, _mm512_load_si512(lows + 64));
   __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(highs), codes, _mm512_load_si512(highs + 64));
-  high = _mm512_subs_epu8(high, _mm512_set1_epi8(static_cast<char>(down / 2)));
+  high = _mm512_subs_epu8(high, _mm512_set1_epi32(static_cast<int>(kE4m3Down[scale])));
   high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);  // a | (b & c)
   first = _mm512_unpacklo_epi8(low, high);
   second = _mm512_unpackhi_epi8(low, high);
