@@ -15,7 +15,7 @@
 namespace fathom {
 namespace {
 
-constexpr std::int64_t kBlock = 48;  ///< rows: a stripe of them and the operands it meets fit into L1
+constexpr std::int64_t kBlock = 96;  ///< rows: a stripe of them and the operands it meets stay close to L1
 constexpr int kScoreColumns = 64;    ///< of a stripe of keys
 constexpr int kGatherColumns = 32;   ///< of a stripe of values; few, so that even one query is shared by many threads
 enum Stage : int { kList, kScore, kWeigh, kGather, kStages };
