@@ -77,10 +77,12 @@ void print_measurement(const harness::Measurement& m, const Device& device) {
   fmt::print("{} {} \"{}\"\n", m.op, m.implementation, m.text);
   fmt::print("  {:>10}  (p10 {}, p90 {}; {} runs over {} copies)\n", time_text(m.seconds.median),
              time_text(m.seconds.low), time_text(m.seconds.high), m.runs, m.copies);
-  fmt::print("  {:8.2f} GB/s of {:.2f}   {:8.2f} {}/s of {:.2f}   {:.1f} % of the roof ({})\n",
-             m.bytes_per_second() / 1e9, m.roof_bytes_per_second.median / 1e9, m.operations_per_second() / unit,
-             is_cpu ? "GFLOP" : "TFLOP", m.roof_operations_per_second.median / unit, 100 * m.share_of_roof(),
-             m.is_bound_by_memory() ? "memory" : "arithmetic");
+  const auto spread_text = [](const harness::Spread& spread, double by) {
+    return fmt::format("{:.2f} [{:.2f} {:.2f}]", spread.median / by, spread.low / by, spread.high / by);
+  };
+  fmt::print("  {:8.2f} GB/s of {}   {:8.2f} {}/s of {}   {:.1f} % of the roof ({})\n", m.bytes_per_second() / 1e9,
+             spread_text(m.roof_bytes_per_second, 1e9), m.operations_per_second() / unit, is_cpu ? "GFLOP" : "TFLOP",
+             spread_text(m.roof_operations_per_second, unit), 100 * m.share_of_roof(), m.is_bound_by_memory() ? "memory" : m.roof_arithmetic);
   std::fflush(stdout);
 }
 

@@ -60,6 +60,8 @@ Result<Measurement> measure(std::string_view op, std::string_view text, const De
   result.text = text;
   result.implementation = plan.implementation();
   FATHOM_ASSIGN(result.cost, cost_of(first));
+  const Arithmetic arithmetic = arithmetic_of(plan);
+  result.roof_arithmetic = words_of(arithmetic);
 
   std::vector<Copy> copies;
   result.copies = copies_for(first.input_bytes());
@@ -91,7 +93,7 @@ Result<Measurement> measure(std::string_view op, std::string_view text, const De
   const int alternations = std::max(options.alternations, 5);
   for (int turn = 0; turn < alternations; ++turn) {
     bytes_per_second.push_back(roof.read_bytes_per_second());
-    operations_per_second.push_back(roof.operations_per_second());
+    operations_per_second.push_back(roof.operations_per_second(arithmetic));
     const auto begin = Clock::now();
     for (int i = 0; i < runs; ++i) FATHOM_TRY(run_once());
     seconds.push_back(seconds_since(begin) / runs);

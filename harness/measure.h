@@ -34,7 +34,7 @@ struct Measurement {
   Cost cost;
   int copies = 0;  ///< of the inputs, rotated so that each run finds them outside the caches
   int runs = 0;    ///< timed ones
-  std::string roof_arithmetic = "f32 multiply-adds";  ///< what roof_operations_per_second counts
+  std::string roof_arithmetic;  ///< what roof_operations_per_second counts
   double clock_hz = 0;                                ///< of a GPU at work; 0 where it is not known
 
   double bytes_per_second() const noexcept { return cost.bytes() / seconds.median; }

@@ -7,7 +7,6 @@
 #include "attend/attend_cpu.h"
 #include "attend/attend_impl.h"
 #include "simd/bf16_loops.h"
-#include "simd/instruction_sets.h"
 #include "simd/loops.h"
 
 namespace fathom {
@@ -209,8 +208,5 @@ Status attend_bf16(const AttendProblem& problem, const AttendArgs& args, const R
   Scratch scratch(context.workspace.scratch);
   return AttendBf16(problem, context.device, *static_cast<const simd::Bf16Loops*>(context.state), scratch).run(args, context.device);
 }
-
-const char* attend_avx512bf16_lacks() noexcept { return simd::why_not(simd::InstructionSet::avx512bf16); }
-const char* attend_amx_lacks() noexcept { return simd::why_not(simd::InstructionSet::amx); }
 
 }  // namespace fathom

@@ -9,7 +9,6 @@
 // Every stage's items are independent of each other, so that threads may share a query (share_queries).
 #include "attend/attend_cpu.h"
 #include "attend/attend_impl.h"
-#include "simd/instruction_sets.h"
 #include "simd/loops.h"
 
 namespace fathom {
@@ -209,8 +208,5 @@ Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const Ru
   Scratch scratch(context.workspace.scratch);
   return AttendCpu(problem, context.device, *static_cast<const simd::Loops*>(context.state), scratch).run(args, context.device);
 }
-
-const char* attend_avx2_lacks() noexcept { return simd::why_not(simd::InstructionSet::avx2); }
-const char* attend_avx512_lacks() noexcept { return simd::why_not(simd::InstructionSet::avx512); }
 
 }  // namespace fathom

@@ -11,15 +11,11 @@ Status attend_reference(const AttendProblem& problem, const AttendArgs& args, co
 Result<Prepared> prepare_attend_cpu(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 // attend_cpu held to one instruction set by its plan.
-const char* attend_avx2_lacks() noexcept;
 Result<Prepared> prepare_attend_avx2(const AttendProblem& problem, const Device& device, const PlanOptions& options);
-const char* attend_avx512_lacks() noexcept;
 Result<Prepared> prepare_attend_avx512(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 // Products of bf16 pairs, by AVX-512 or AMX as its plan says.
 Reason attend_bf16_refuses(const AttendProblem& problem, const Device& device);
-const char* attend_avx512bf16_lacks() noexcept;
 Result<Prepared> prepare_attend_avx512bf16(const AttendProblem& problem, const Device& device, const PlanOptions& options);
-const char* attend_amx_lacks() noexcept;
 Result<Prepared> prepare_attend_amx(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 Status attend_bf16(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 

@@ -16,7 +16,8 @@ struct Pieces {
   float* rows;         ///< [num_tokens, 2 * width]: kv, then score with ape
   const float** pool;  ///< [threads, state_tokens]: the rows of the entry in hand
   float* loaded;       ///< [threads, state_tokens, 2 * width]: rows read back from state pages
-  float* entry;        ///< [threads, 3 * dim]: entry, running maximum, running sum
+  float* entry;        ///< [threads, 3 * dim]: entry, largest scores, sums of weights
+  std::int32_t* closing;  ///< [num_tokens]: those that close a group
   Workspace linear;
 };
 
@@ -27,6 +28,7 @@ Pieces lay_out(const CompressProblem& problem, const Device& device, const Linea
   pieces.pool = scratch.take<const float*>(threads * problem.state_tokens());
   pieces.loaded = scratch.take<float>(threads * problem.state_tokens() * 2 * width);
   pieces.entry = scratch.take<float>(threads * 3 * problem.dim);
+  pieces.closing = scratch.take<std::int32_t>(problem.num_tokens);
   pieces.linear = scratch.take_workspace(largest({&product}));
   return pieces;
 }
@@ -39,6 +41,9 @@ struct Step {
 
   std::int64_t position(std::int64_t t) const { return args.positions.at<std::int32_t>(t); }
   std::int64_t seq(std::int64_t t) const { return args.seq_ids.at<std::int32_t>(t); }
+  bool closes(std::int64_t t) const {
+    return is_token(args.rope_table, position(t)) && (position(t) + 1) % problem.ratio == 0 && cache.holds(args.slot_mapping.at<std::int64_t>(t));
+  }
 
   /// The state row at position `at` of token t's sequence: from this call if token `token` is it, else from its page;
   /// null if there is none.
@@ -49,7 +54,10 @@ struct Step {
     if (seq(t) < 0 || seq(t) >= table.shape[0]) return nullptr;
     const std::int64_t slot = slot_through(table.row<std::int32_t>(seq(t)), table.shape[1], problem.state_page_size, at);
     if (!state.holds(slot)) return nullptr;
-    decode_row(state.layout, state.row(slot), state.footer(slot), loaded);
+    // A state row is f32 as it lies; only a cache that begins between two floats needs a copy.
+    const std::byte* row = state.row(slot);
+    if (reinterpret_cast<std::uintptr_t>(row) % alignof(float) == 0) return reinterpret_cast<const float*>(row);
+    decode_row(state.layout, row, state.footer(slot), loaded);
     return loaded;
   }
 };
@@ -64,28 +72,20 @@ void pool(const CompressProblem& problem, const float* const* rows, float* entry
     if (rows[i] == nullptr) continue;
     // The group before gives its carry half, the closing group its own half.
     const std::int64_t first = problem.overlap != 0 && i >= problem.ratio ? dim : 0;
-    const float* score = rows[i] + width + first;
-    for (std::int64_t c = 0; c < dim; ++c) most[c] = score[c] > most[c] ? score[c] : most[c];
+    simd::keep_largest(rows[i] + width + first, dim, most);
   }
   for (std::int64_t i = 0; i < problem.state_tokens(); ++i) {
     if (rows[i] == nullptr) continue;
     const std::int64_t first = problem.overlap != 0 && i >= problem.ratio ? dim : 0;
-    const float* kv = rows[i] + first;
-    const float* score = rows[i] + width + first;
-    for (std::int64_t c = 0; c < dim; ++c) {
-      const float weight = std::exp(score[c] - most[c]);
-      sum[c] += weight;
-      entry[c] += weight * kv[c];
-    }
+    simd::add_weighted(rows[i] + width + first, most, rows[i] + first, dim, sum, entry);
   }
-  for (std::int64_t c = 0; c < dim; ++c) entry[c] /= sum[c];
+  simd::divide_row(entry, sum, dim);
 }
 
 void close_entry(const Step& step, const Pieces& pieces, std::int64_t t, int part) {
   const CompressProblem& problem = step.problem;
   const std::int64_t position = step.position(t), rows = problem.state_tokens(), dim = problem.dim;
   const std::int64_t slot = step.args.slot_mapping.at<std::int64_t>(t);
-  if (!is_token(step.args.rope_table, position) || (position + 1) % problem.ratio != 0 || !step.cache.holds(slot)) return;
   const float** pooled = pieces.pool + part * rows;
   float* loaded = pieces.loaded + part * rows * 2 * problem.width();
   for (std::int64_t i = 0; i < rows; ++i) {
@@ -142,15 +142,22 @@ Status compress_cpu(const CompressProblem& problem, const CompressArgs& args, co
     for (std::int64_t t = begin; t < end; ++t) {
       if (!is_token(args.rope_table, step.position(t))) continue;
       float* row = pieces.rows + t * 2 * width + width;
-      const std::int64_t ape = step.position(t) % problem.ratio * args.ape.strides[0];
-      for (std::int64_t c = 0; c < width; ++c) {
-        row[c] += args.ape.dtype == DType::f32 ? static_cast<const float*>(args.ape.data)[ape + c]
-                                               : to_f32(static_cast<const bf16*>(args.ape.data)[ape + c]);
+      const std::int64_t at = step.position(t) % problem.ratio * args.ape.strides[0];
+      if (args.ape.dtype == DType::f32) {
+        const float* ape = static_cast<const float*>(args.ape.data) + at;
+        for (std::int64_t c = 0; c < width; ++c) row[c] += ape[c];
+      } else {
+        const bf16* ape = static_cast<const bf16*>(args.ape.data) + at;
+        for (std::int64_t c = 0; c < width; ++c) row[c] += to_f32(ape[c]);
       }
     }
   });
-  parallel_for(context.device, num_tokens, problem.ratio, [&](std::int64_t begin, std::int64_t end, int part) {
-    for (std::int64_t t = begin; t < end; ++t) close_entry(step, pieces, t, part);
+  std::int64_t num_closing = 0;
+  for (std::int64_t t = 0; t < num_tokens; ++t) {
+    if (step.closes(t)) pieces.closing[num_closing++] = static_cast<std::int32_t>(t);
+  }
+  parallel_for(context.device, num_closing, 1, [&](std::int64_t begin, std::int64_t end, int part) {
+    for (std::int64_t i = begin; i < end; ++i) close_entry(step, pieces, pieces.closing[i], part);
   });
   parallel_for(context.device, num_tokens, 64, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t t = begin; t < end; ++t) {

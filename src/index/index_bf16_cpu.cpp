@@ -3,7 +3,6 @@
 #include "index/index_cpu.h"
 #include "index/index_impl.h"
 #include "simd/bf16_scores.h"
-#include "simd/instruction_sets.h"
 #include "simd/loops.h"
 
 namespace fathom {
@@ -80,8 +79,5 @@ Status index_bf16(const IndexProblem& problem, const IndexArgs& args, const RunC
   const Bf16Scorer scorer(problem, context.device, scratch, *static_cast<const simd::Bf16Scores*>(context.state));
   return IndexRun(problem, context.device, scratch, scorer, simd::avx512_loops().above).run(args);
 }
-
-const char* index_avx512bf16_lacks() noexcept { return simd::why_not(simd::InstructionSet::avx512bf16); }
-const char* index_amx_lacks() noexcept { return simd::why_not(simd::InstructionSet::amx); }
 
 }  // namespace fathom

@@ -2,7 +2,6 @@
 // whose sums never leave the registers.
 #include "index/index_cpu.h"
 #include "index/index_impl.h"
-#include "simd/instruction_sets.h"
 #include "simd/loops.h"
 
 namespace fathom {
@@ -82,8 +81,5 @@ Status index_cpu(const IndexProblem& problem, const IndexArgs& args, const RunCo
   const F32Scorer scorer(problem, context.device, scratch, loops);
   return IndexRun(problem, context.device, scratch, scorer, loops.above).run(args);
 }
-
-const char* index_avx2_lacks() noexcept { return simd::why_not(simd::InstructionSet::avx2); }
-const char* index_avx512_lacks() noexcept { return simd::why_not(simd::InstructionSet::avx512); }
 
 }  // namespace fathom

@@ -11,15 +11,11 @@ Status index_reference(const IndexProblem& problem, const IndexArgs& args, const
 Result<Prepared> prepare_index_cpu(const IndexProblem& problem, const Device& device, const PlanOptions& options);
 Status index_cpu(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
 // index_cpu held to one instruction set by its plan.
-const char* index_avx2_lacks() noexcept;
 Result<Prepared> prepare_index_avx2(const IndexProblem& problem, const Device& device, const PlanOptions& options);
-const char* index_avx512_lacks() noexcept;
 Result<Prepared> prepare_index_avx512(const IndexProblem& problem, const Device& device, const PlanOptions& options);
 // Products of bf16 pairs, by AVX-512 or AMX as its plan says.
 Reason index_bf16_refuses(const IndexProblem& problem, const Device& device);
-const char* index_avx512bf16_lacks() noexcept;
 Result<Prepared> prepare_index_avx512bf16(const IndexProblem& problem, const Device& device, const PlanOptions& options);
-const char* index_amx_lacks() noexcept;
 Result<Prepared> prepare_index_amx(const IndexProblem& problem, const Device& device, const PlanOptions& options);
 Status index_bf16(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
 

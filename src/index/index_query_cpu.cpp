@@ -40,7 +40,7 @@ Pieces lay_out(const IndexQueryProblem& problem, const Device& device, const Lin
 float store_head(const IndexQueryProblem& problem, const IndexQueryArgs& args, std::int64_t t, std::int64_t h, const float* row) {
   const std::int64_t at = t * args.q.strides[0] + h * args.q.strides[1];
   if (problem.format == CacheFormat::index_f32) {
-    store_row(args.q, at, problem.index_dim, row);
+    simd::store_values(args.q, at, problem.index_dim, row);
     return 1.0f;
   }
   auto* bytes = static_cast<std::uint8_t*>(args.q.data);
@@ -58,7 +58,7 @@ void finish_head(const IndexQueryProblem& problem, const IndexQueryArgs& args, c
   if (padding) {
     std::fill_n(row, dim, 0.0f);
   } else {
-    load_row(pieces.heads, from, dim, row);
+    simd::load_values(pieces.heads, from, dim, row);
     rotate(row + dim - problem.rope_dim, problem.rope_dim, rope_row(args.rope_table, position));
     round_row(row, dim, activation);
     hadamard(row, dim);

@@ -8,7 +8,13 @@ namespace fathom {
 
 Status linear_reference(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
 
+// On the CPU one function runs what each of these plans.
 Result<Prepared> prepare_linear_cpu(const LinearProblem& problem, const Device& device, const PlanOptions& options);
+Result<Prepared> prepare_linear_avx2(const LinearProblem& problem, const Device& device, const PlanOptions& options);
+Result<Prepared> prepare_linear_avx512(const LinearProblem& problem, const Device& device, const PlanOptions& options);
+Reason refuses_linear_bf16(const LinearProblem& problem, const Device& device);
+Result<Prepared> prepare_linear_avx512bf16(const LinearProblem& problem, const Device& device, const PlanOptions& options);
+Result<Prepared> prepare_linear_amx(const LinearProblem& problem, const Device& device, const PlanOptions& options);
 Status linear_cpu(const LinearProblem& problem, const LinearArgs& args, const RunContext& context);
 
 // On CUDA.

@@ -39,13 +39,19 @@ void rotate_back(const OutputProblem& problem, const OutputArgs& args, const Pie
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t t = first + i / problem.num_heads, h = i % problem.num_heads;
       const std::int64_t position = args.positions.at<std::int32_t>(t);
-      if (is_token(args.rope_table, position)) {
-        load_row(args.attn_out, t * args.attn_out.strides[0] + h * args.attn_out.strides[1], head_dim, row);
-        rotate(row + head_dim - problem.rope_dim, problem.rope_dim, rope_row(args.rope_table, position), -1.0f);
-      } else {
-        std::fill_n(row, head_dim, 0.0f);
+      const std::int64_t at = t * args.attn_out.strides[0] + h * args.attn_out.strides[1];
+      auto* head = static_cast<std::byte*>(pieces.heads.data) + bytes_of(pieces.heads.dtype, i * head_dim);
+      if (!is_token(args.rope_table, position)) {
+        std::memset(head, 0, static_cast<std::size_t>(bytes_of(pieces.heads.dtype, head_dim)));
+        continue;
       }
-      store_row(pieces.heads, i * head_dim, head_dim, row);
+      // What is not rotated is only copied.
+      const std::int64_t kept = head_dim - problem.rope_dim;
+      std::memcpy(head, static_cast<const std::byte*>(args.attn_out.data) + bytes_of(args.attn_out.dtype, at),
+                  static_cast<std::size_t>(bytes_of(pieces.heads.dtype, kept)));
+      simd::load_values(args.attn_out, at + kept, problem.rope_dim, row);
+      rotate(row, problem.rope_dim, rope_row(args.rope_table, position), -1.0f);
+      simd::store_values(pieces.heads, i * head_dim + kept, problem.rope_dim, row);
     }
   });
 }

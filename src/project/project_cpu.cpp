@@ -47,14 +47,14 @@ void finish_latent_and_kv(const ProjectProblem& problem, const ProjectArgs& args
     for (std::int64_t t = begin; t < end; ++t) {
       const std::int64_t position = args.positions.at<std::int32_t>(t);
       const bool padding = !is_token(args.rope_table, position);
-      load_row(pieces.latent, t * q_rank, q_rank, row);
+      simd::load_values(pieces.latent, t * q_rank, q_rank, row);
       rms_norm(row, args.q_norm, q_rank, problem.norm_eps);
       if (padding) std::fill_n(row, q_rank, 0.0f);
-      store_row(args.q_latent, t * args.q_latent.strides[0], q_rank, row);
+      simd::store_values(args.q_latent, t * args.q_latent.strides[0], q_rank, row);
 
       const std::int64_t slot = args.slot_mapping.at<std::int64_t>(t);
       if (padding || !window.holds(slot)) continue;
-      load_row(pieces.kv, t * head_dim, head_dim, row);
+      simd::load_values(pieces.kv, t * head_dim, head_dim, row);
       rms_norm(row, args.kv_norm, head_dim, problem.norm_eps);
       round_row(row, head_dim, activation);
       rotate(row + head_dim - problem.rope_dim, problem.rope_dim, rope_row(args.rope_table, position));
@@ -74,13 +74,13 @@ void finish_heads(const ProjectProblem& problem, const ProjectArgs& args, const 
       const std::int64_t t = first + i / problem.num_heads, h = i % problem.num_heads;
       const std::int64_t position = args.positions.at<std::int32_t>(t);
       if (is_token(args.rope_table, position)) {
-        load_row(pieces.heads, i * head_dim, head_dim, row);
+        simd::load_values(pieces.heads, i * head_dim, head_dim, row);
         head_norm(row, head_dim, problem.norm_eps, activation_dtype(problem.numerics));
         rotate(row + head_dim - problem.rope_dim, problem.rope_dim, rope_row(args.rope_table, position));
       } else {
         std::fill_n(row, head_dim, 0.0f);
       }
-      store_row(args.q, t * args.q.strides[0] + h * args.q.strides[1], head_dim, row);
+      simd::store_values(args.q, t * args.q.strides[0] + h * args.q.strides[1], head_dim, row);
     }
   });
 }

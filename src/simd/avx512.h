@@ -7,17 +7,11 @@
 #if defined(__x86_64__)
 #define FATHOM_AVX512 1
 
-// g++ 12 takes the operand that its own header leaves undefined for ours (GCC bug 105593).
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-
 #include <cstdint>
 
 #include "simd/bf16_loops.h"
 #include "simd/e4m3_bf16.h"
+#include "simd/intrinsics.h"
 
 // Highway's way of giving a part of a file its target, for both compilers.
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,amx-tile,amx-bf16,fma")

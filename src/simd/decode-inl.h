@@ -32,7 +32,7 @@ HWY_INLINE void decode_e4m3(const std::uint8_t* HWY_RESTRICT codes, int count, f
   const auto factors = hn::Set(d, factor);
   for (int i = 0; i < count; i += 2 * lanes) {
     hn::Vec<decltype(d)> low, high;
-    widen_two_finite_e4m3(d, codes + i, low, high);
+    widen_finite_e4m3(d, codes + i, low, high);
     hn::StoreU(hn::Mul(low, factors), d, out + i);
     hn::StoreU(hn::Mul(high, factors), d, out + i + lanes);
   }

@@ -3,13 +3,12 @@
 // folded into the tables at the cost of eight instructions. Callers carry the target attribute too.
 #pragma once
 
-#include <immintrin.h>
-
 #include <array>
 #include <bit>
 #include <cstdint>
 
 #include "cache/number_codecs.h"
+#include "simd/intrinsics.h"
 
 namespace fathom::simd {
 

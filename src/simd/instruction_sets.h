@@ -16,4 +16,10 @@ enum class InstructionSet : std::uint8_t {
 /// `amx` asks the system for the state of the tiles, which a process must do once before it uses them.
 const char* why_not(InstructionSet set) noexcept;
 
+/// The same as lists of implementations want it.
+template <InstructionSet Set>
+const char* lacks() noexcept {
+  return why_not(Set);
+}
+
 }  // namespace fathom::simd

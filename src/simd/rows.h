@@ -7,6 +7,8 @@
 
 #include "core/scratch.h"
 #include "fathom/core/tensor.h"
+#include "simd/numbers.h"
+#include "simd/row_math.h"
 #include "simd/words.h"
 
 namespace fathom {
@@ -21,8 +23,7 @@ inline const float* rope_row(const TensorView& rope_table, std::int64_t position
 
 /// Rounds a row to what its element type can hold, in place.
 inline void round_row(float* row, std::int64_t count, DType dtype) noexcept {
-  if (dtype != DType::bf16) return;
-  for (std::int64_t i = 0; i < count; ++i) row[i] = round_bf16(row[i]);
+  if (dtype == DType::bf16) simd::round_bf16(row, count);
 }
 
 inline float inverse_rms(const float* row, std::int64_t count, float eps) noexcept {
@@ -33,11 +34,9 @@ inline float inverse_rms(const float* row, std::int64_t count, float eps) noexce
 inline void rms_norm(float* row, const TensorView& weight, std::int64_t count, float eps) noexcept {
   const float s = inverse_rms(row, count, eps);
   if (weight.dtype == DType::f32) {
-    const auto* w = static_cast<const float*>(weight.data);
-    for (std::int64_t i = 0; i < count; ++i) row[i] = w[i] * (row[i] * s);
+    simd::weigh_row(row, static_cast<const float*>(weight.data), count, s);
   } else {
-    const auto* w = static_cast<const bf16*>(weight.data);
-    for (std::int64_t i = 0; i < count; ++i) row[i] = to_f32(w[i]) * (row[i] * s);
+    simd::weigh_row(row, static_cast<const bf16*>(weight.data), count, s);
   }
 }
 
@@ -46,8 +45,7 @@ inline void rms_norm(float* row, const TensorView& weight, std::int64_t count, f
 /// difference of q into one of a whole code step (docs/design/0007-served-numerics.md).
 inline void head_norm(float* row, std::int64_t count, float eps, DType activation) noexcept {
   if (activation == DType::f32) return simd::scale_row(row, count, inverse_rms(row, count, eps));
-  float sum = 0;
-  for (std::int64_t i = 0; i < count; ++i) sum += round_bf16(row[i] * row[i]);
+  const float sum = simd::sum_of_rounded_squares(row, count);
   const float mean = round_bf16(round_bf16(sum / static_cast<float>(count)) + eps);
   simd::scale_row(row, count, round_bf16(1.0f / std::sqrt(mean)));
   round_row(row, count, activation);
@@ -55,26 +53,12 @@ inline void head_norm(float* row, std::int64_t count, float eps, DType activatio
 
 /// Rotates `rope_dim` elements, adjacent pairs, by cos and sin of one table row; `direction` -1 undoes it.
 inline void rotate(float* last, int rope_dim, const float* rope, float direction = 1.0f) noexcept {
-  const int half = rope_dim / 2;
-  for (int i = 0; i < half; ++i) {
-    const float c = rope[i], s = direction * rope[half + i];
-    const float e = last[2 * i], o = last[2 * i + 1];
-    last[2 * i] = e * c - o * s;
-    last[2 * i + 1] = e * s + o * c;
-  }
+  simd::rotate(last, rope_dim, rope, direction);
 }
 
 /// Walsh-Hadamard in natural order over a power-of-two count, scaled by count^-0.5.
 inline void hadamard(float* row, std::int64_t count) noexcept {
-  for (std::int64_t span = 1; span < count; span *= 2) {
-    for (std::int64_t base = 0; base < count; base += 2 * span) {
-      for (std::int64_t i = base; i < base + span; ++i) {
-        const float a = row[i], b = row[i + span];
-        row[i] = a + b;
-        row[i + span] = a - b;
-      }
-    }
-  }
+  simd::hadamard(row, count);
   simd::scale_row(row, count, static_cast<float>(1.0 / std::sqrt(static_cast<double>(count))));
 }
 
