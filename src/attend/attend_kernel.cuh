@@ -12,8 +12,8 @@ namespace fathom::attend_rows {
 
 constexpr int kRowBytes = 576, kScaleBytes = 8;
 constexpr int kDim = 512;
-/// How far (base 2) a logit may leave the base of its softmax before the base follows: weights up to 2^kSlack do no harm, and
-/// sums are rarely rescaled.
+/// How far (base 2) a logit may leave the base of its softmax before the base follows: weights up to 2^kSlack do no
+/// harm, and sums are rarely rescaled.
 constexpr float kSlack = 8;
 constexpr float kLog2e = 1.44269504088896f, kLn2 = 0.693147180559945f;
 
@@ -89,29 +89,37 @@ inline bool has_aligned_rows(const TensorView& view) noexcept {
 /// can be under way long before `address` needs it.
 class Rows {
  public:
+  /// What is known of the query's two walks.
+  struct Walks {
+    const std::int32_t* numbers[2];
+    int first[2], count[2];
+  };
   __device__ Rows(const Launch& launch, std::int64_t t) : places_(launch.places) {
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
       const RowWalk walk(s == 0 ? window_set(launch.problem) : entries_set(launch.problem),
                          s == 0 ? launch.args.window : launch.args.entries, launch.args.seq_ids, launch.caches[s], t);
-      numbers_[s] = walk.numbers();
-      first_[s] = static_cast<int>(walk.first());
-      count_[s] = static_cast<int>(walk.count());
+      walks_.numbers[s] = walk.numbers();
+      walks_.first[s] = static_cast<int>(walk.first());
+      walks_.count[s] = static_cast<int>(walk.count());
     }
   }
-  __device__ int count() const { return count_[0] + count_[1]; }
+  __device__ Rows(const Launch& launch, const Walks& walks) : places_(launch.places), walks_(walks) {}
+  __device__ const Walks& walks() const { return walks_; }
+  __device__ int count() const { return walks_.count[0] + walks_.count[1]; }
 
-  /// Row i's slot (list) or page (range); -1 past the end.
-  __device__ __forceinline__ std::int32_t number(int i) const {
-    if (i >= count()) return -1;
-    const bool second = i >= count_[0];
+  /// Where row i's slot (list) or page (range) is written.
+  __device__ __forceinline__ const std::int32_t* number_at(int i) const {
+    const bool second = i >= walks_.count[0];
     const SetPlace& place = places_[second];
     const std::uint32_t row = row_in_set(i, second);
-    return __ldg((second ? numbers_[1] : numbers_[0]) + (place.is_list ? row : page_of(row, place)));
+    return (second ? walks_.numbers[1] : walks_.numbers[0]) + (place.is_list ? row : page_of(row, place));
   }
+  /// Row i's slot or page; -1 past the end.
+  __device__ __forceinline__ std::int32_t number(int i) const { return i >= count() ? -1 : __ldg(number_at(i)); }
   /// Where row i lies, given its number.
   __device__ __forceinline__ RowAddress address(int i, std::int32_t number) const {
-    const bool second = i >= count_[0];
+    const bool second = i >= walks_.count[0];
     const SetPlace& place = places_[second];
     const std::uint32_t slot = place.is_list ? static_cast<std::uint32_t>(number) : row_in_set(i, second);
     const std::uint32_t quotient = page_of(slot, place), offset = slot - quotient * place.page_size;
@@ -126,12 +134,11 @@ class Rows {
     return place.page_shift >= 0 ? row >> place.page_shift : row / place.page_size;
   }
   __device__ __forceinline__ std::uint32_t row_in_set(int i, bool second) const {
-    return static_cast<std::uint32_t>(second ? first_[1] + i - count_[0] : first_[0] + i);
+    return static_cast<std::uint32_t>(second ? walks_.first[1] + i - walks_.count[0] : walks_.first[0] + i);
   }
 
   const SetPlace* places_;
-  const std::int32_t* numbers_[2];
-  int first_[2], count_[2];
+  Walks walks_;
 };
 
 /// The last words on one head: 1 / denominator, or 0 where nothing is left of the values, whatever they are.

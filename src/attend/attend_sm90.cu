@@ -82,7 +82,7 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
     HeadPair heads;
     float out[2][64];
     clear(out);
-    attend_tiles(launch, shared, base, tiles, group, heads, out);
+    attend_tiles(launch, shared, base, base + tiles, group, heads, out);
     close_totals(shared, group, heads);
     if (launch.splits > 1) {  // then a block has one unit
       keep_part(shared, unit.num_heads, group, heads, out);
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     }
     for (int i = 0; i < 2; ++i) {
       barrier::init(&shared.weights_full[i], kGroup / 4);
-      barrier::init(&shared.weights_empty[i], 2 * kGroup / 32);
+      barrier::init(&shared.weights_empty[i], kGroup / 32);  // of the other group
     }
     barrier::publish_to_tensor_cores();
   }
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   __syncthreads();
   if (role >= 2) {
     barrier::give_registers<64>();
-    feed(launch, shared, warp - 2 * kGroup / 32);
+    feed(launch, shared, role - 2, warp % (kGroup / 32));
   } else {
     barrier::take_registers<192>();
     calculate(launch, shared, role);

@@ -36,48 +36,40 @@ __device__ __forceinline__ void keep_queries(Shared& shared, const Queries& quer
   barrier::publish_to_tensor_cores();
 }
 
-/// A bit for each row of a tile that is there.
-__device__ __forceinline__ std::uint32_t present_rows(const Shared& shared, int slot) {
-  const uint2 fours = *reinterpret_cast<const uint2*>(shared.present[slot]);
-  const auto pack = [](std::uint32_t v) { return (v & 0xf) | (v >> 4 & 0xf0) | (v >> 8 & 0xf00) | (v >> 12 & 0xf000); };
-  return pack(fours.x) | pack(fours.y) << 16;
-}
-
 /// Zeros, and not before this point: the registers are the queries' until then.
 __device__ __forceinline__ void clear(float (&out)[2][64]) {
 #pragma unroll
   for (int i = 0; i < 128; ++i) asm volatile("mov.b32 %0, 0;" : "=f"(out[i / 64][i % 64]));
 }
+/// kBusy: products are under way, which must end first.
+template <bool kBusy>
 __device__ __forceinline__ void rescale(float (&out)[2][64], const float (&factor)[2]) {
   if (!__any_sync(kAllLanes, factor[0] != 1.f || factor[1] != 1.f)) return;
+  if constexpr (kBusy) wgmma::wait<0>();
 #pragma unroll
   for (int i = 0; i < 128; ++i) out[i / 64][i % 64] *= factor[i / 2 % 2];
 }
 
-/// Starts out += weights x values of a tile, for the group's half of the elements. `owner` is the group whose weights
-/// they are.
+/// Where the values of a tile begin for a group, which has one half of the elements.
+__device__ __forceinline__ std::uint64_t values_of(const Shared& shared, int tile_slot, int group) {
+  return wgmma::descriptor(shared.tiles[tile_slot], kTileSlabBytes, 1024) + group * 4 * kTileSlabBytes / 16;
+}
+/// Where in them `half` of the group's elements begin for rows 16 k and on.
+constexpr int value_step(int k, int half) { return (half * 2 * kTileSlabBytes + k * 16 * wgmma::kSlabRowBytes) / 16; }
+
+/// Starts out += weights x values of the other group's tile.
 __device__ __forceinline__ void start_values(const Shared& shared, int tile_slot, int owner, int group,
                                              float (&out)[2][64]) {
-  const std::uint64_t weights = wgmma::descriptor(shared.weights, 16, 1024) + owner * 64 / 16;
-  const std::uint64_t values =
-      wgmma::descriptor(shared.tiles[tile_slot], kTileSlabBytes, 1024) + group * 4 * kTileSlabBytes / 16;
+  const std::uint64_t weights = wgmma::descriptor(shared.weights, 16, 1024) + owner * 64 / 16,
+                      values = values_of(shared, tile_slot, group);
   wgmma::fence();
 #pragma unroll
   for (int k = 0; k < kTileRows / 16; ++k) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      wgmma::add_64x128x16<1>(out[half], weights + k * 32 / 16,
-                              values + (half * 2 * kTileSlabBytes + k * 16 * wgmma::kSlabRowBytes) / 16, 1);
-    }
+    for (int half = 0; half < 2; ++half)
+      wgmma::add_64x128x16<1>(out[half], weights + k * 32 / 16, values + value_step(k, half), 1);
   }
-}
-
-/// A tile and its weights have been used by this warp.
-__device__ __forceinline__ void release(Shared& shared, int tile_slot, int owner) {
-  __syncwarp();  // all lanes have read what goes with them
-  if (threadIdx.x % 32 != 0) return;
-  barrier::arrive(&shared.tile_empty[tile_slot]);
-  barrier::arrive(&shared.weights_empty[owner]);
+  wgmma::commit();
 }
 
 /// Starts the logits of a tile: q times its rows.
@@ -100,15 +92,28 @@ __device__ __forceinline__ float power_of_two(float x) {
 }
 
 /// A tile's weights, and what they are relative to: a multiple of eight (base 2), so that sums change base without
-/// rounding, and most tiles have the same. A group finds it from what it knows, its own last tile and the other's last
-/// but one: waiting for the other's last would make the softmax of all tiles one chain.
+/// rounding, and most tiles have the same. It follows from the tiles before, whoever's they are, and from the tile's own
+/// logits; never from timing.
 struct Weights {
-  std::uint32_t pairs[2][4];
+  std::uint32_t pairs[kTileRows / 16][4];  ///< as an operand of products, for each 16 rows
   float sum[2];
 };
-/// Logits to weights. `present` has a bit for each row of the tile.
-__device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads,
-                                       Weights& weights) {
+/// Starts out += weights x values of the group's own tile, weights straight from the registers they were found in.
+__device__ __forceinline__ void start_own_values(const Shared& shared, int tile_slot, int group, const Weights& weights,
+                                                 float (&out)[2][64]) {
+  const std::uint64_t values = values_of(shared, tile_slot, group);
+  wgmma::fence();
+#pragma unroll
+  for (int k = 0; k < kTileRows / 16; ++k) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      wgmma::add_64x128x16<1>(out[half], weights.pairs[k], values + value_step(k, half));
+  }
+  wgmma::commit();
+}
+/// Scales logits to base 2, hides absent rows, and finds what the tile's weights are relative to. `present` has a bit
+/// for each row of the tile.
+__device__ __forceinline__ void find_base(std::uint32_t present, float scale_log2, float (&s)[16], HeadPair& heads) {
   float now[2] = {-kInfinity, -kInfinity};
 #pragma unroll
   for (int i = 0; i < 16; ++i) s[i] *= scale_log2;
@@ -126,39 +131,45 @@ __device__ __forceinline__ void soften(std::uint32_t present, float scale_log2, 
     heads.most[r] = fmaxf(heads.most[r], now[r]);
     if (now[r] > heads.known[r] + kSlack)
       heads.known[r] = kSlack * ceilf(now[r] / kSlack);  // the first logits leave -inf
-    const float base = heads.known[r] == -kInfinity ? 0.f : heads.known[r];
-    float sum = 0;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float p0 = power_of_two(s[4 * j + 2 * r] - base), p1 = power_of_two(s[4 * j + 2 * r + 1] - base);
-      sum += p0 + p1;
-      weights.pairs[r][j] = mma::pack_bf16x2(p0, p1);
-    }
-    weights.sum[r] = sum;
   }
 }
-/// Hands them to both groups.
-__device__ __forceinline__ void publish(Shared& shared, int group, const Weights& weights, const HeadPair& heads) {
-  const int thread = threadIdx.x % kGroup, quad = thread % 4, head = thread / 32 * 16 + thread % 32 / 4;
-  int at =
-      wgmma::chunk_at(head, 4 * group) + 4 * quad;  // of the first columns' weights; the next are at ^ 16, ^ 32, ^ 48
-  asm volatile("" : "+r"(at));                      // or the compiler keeps all of them in registers, which are scarce
+/// Logits to weights, sixteen rows at a time, so that weights take the registers of their logits.
+__device__ __forceinline__ void soften(const float (&s)[16], const HeadPair& heads, Weights& weights) {
+  weights.sum[0] = weights.sum[1] = 0;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int k = 0; k < kTileRows / 16; ++k) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
-      *reinterpret_cast<std::uint32_t*>(shared.weights + (at ^ j << 4) + r * 8 * wgmma::kSlabRowBytes) =
-          weights.pairs[r][j];
-    if (quad == 0) shared.base[group][head + 8 * r] = heads.known[r];
+    for (int i = 0; i < 4; ++i) {
+      const float base = heads.known[i % 2] == -kInfinity ? 0.f : heads.known[i % 2];
+      const float* logits = s + 8 * k + 2 * i;
+      const float p0 = power_of_two(logits[0] - base), p1 = power_of_two(logits[1] - base);
+      weights.sum[i % 2] += p0 + p1;
+      weights.pairs[k][i] = mma::pack_bf16x2(p0, p1);
+    }
   }
+}
+/// Writes them down for the other group; `publish` is to follow.
+__device__ __forceinline__ void write_down(Shared& shared, int group, const Weights& weights, const HeadPair& heads) {
+  const int thread = threadIdx.x % kGroup, lane = thread % 32, first = thread / 32 * 16;
+  const int place = wgmma::chunk_at(first + lane % 16, 4 * group + lane / 16);
+#pragma unroll
+  for (int k = 0; k < kTileRows / 16; ++k) {
+    const std::uint32_t(&w)[4] = weights.pairs[k];
+    mma::store_matrix_x4(shared.weights + (place ^ k << 5), w[0], w[1], w[2], w[3]);
+  }
+  if (lane % 4 != 0) return;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) shared.base[group][first + lane / 4 + 8 * r] = heads.known[r];
+}
+__device__ __forceinline__ void publish(Shared& shared, int group) {
   barrier::publish_to_tensor_cores();
   __syncwarp();
-  if (quad == 0)
-    barrier::arrive(&shared.weights_full[group]);  // who wrote a base
+  if (threadIdx.x % 4 == 0) barrier::arrive(&shared.weights_full[group]);  // who wrote a base
 }
 
 /// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for
 /// more, but no more than 2^-50: sums must not overflow on their way down.
+template <bool kBusy>
 __device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads, float (&out)[2][64]) {
   float factor[2];
 #pragma unroll
@@ -171,22 +182,23 @@ __device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads,
     heads.base[r] = to;
     heads.total[r] *= factor[r];
   }
-  rescale(out, factor);
+  rescale<kBusy>(out, factor);
 }
 
-/// Runs the tiles of a unit; `base` is the number of tiles before it, and a group owns every second of all. A round of
-/// the loop is one owned tile and the values of the tile before it.
-__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int base, int tiles, int group,
+/// Runs tiles [begin, end) of all that the block has, a unit's; a group owns every second of all. A round of the loop
+/// is one owned tile and the values of the tile before it: while the tensor cores add those, the owned tile's logits
+/// become weights.
+__device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& shared, int begin, int end, int group,
                                              HeadPair& heads, float (&out)[2][64]) {
   const float scale_log2 = launch.problem.softmax_scale * kLog2e;
+  const int other = group ^ 1;
   // The other group's weights of a tile: their values go into the sums.
   const auto start_others = [&](int tile) {
     const int head = threadIdx.x % kGroup / 32 * 16 + threadIdx.x % 32 / 4;
-    barrier::wait(&shared.weights_full[group ^ 1], tile >> 1 & 1);
-    const float theirs[2] = {shared.base[group ^ 1][head], shared.base[group ^ 1][head + 8]};
-    turn_to(theirs, heads, out);
-    start_values(shared, tile % kTiles, group ^ 1, group, out);
-    wgmma::commit();
+    barrier::wait(&shared.weights_full[other], tile >> 1 & 1);
+    const float theirs[2] = {shared.base[other][head], shared.base[other][head + 8]};
+    turn_to<true>(theirs, heads, out);
+    start_values(shared, tile % kTiles, other, group, out);
 #pragma unroll
     for (int r = 0; r < 2; ++r) heads.known[r] = fmaxf(heads.known[r], theirs[r]);
   };
@@ -195,37 +207,51 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     wgmma::hold(out[0]);
     wgmma::hold(out[1]);
   };
-#pragma unroll 1
-  for (int i = (group ^ base) & 1; i < tiles; i += 2) {
-    const int tile = base + i, slot = tile % kTiles;
+  // A tile has been used by this warp, and the weights that the other group made for it.
+  const auto release = [&](int tile, bool is_others) {
+    __syncwarp();  // all lanes have read what goes with them
+    if (threadIdx.x % 32 != 0) return;
+    barrier::arrive(&shared.tile_empty[tile % kTiles]);
+    if (is_others) barrier::arrive(&shared.weights_empty[other]);
+  };
+  const auto round = [&]<bool kFollows>(int tile) {
     float s[16];
+    const int slot = tile % kTiles;
     barrier::wait(&shared.tile_full[slot], tile / kTiles & 1);
+    barrier::publish_to_tensor_cores();  // the feeding warps' stores; the other group comes after this one's weights
     start_logits(shared, slot, s);
-    wgmma::wait<0>();
+    if constexpr (kFollows) start_others(tile - 1);
+    wgmma::wait<kFollows ? 1 : 0>();
     wgmma::hold(s);
+    find_base(shared.present[slot], scale_log2, s, heads);
+    if constexpr (kFollows) {  // as early as can be: the feeding warps wait for the slot
+      end_values();
+      release(tile - 1, true);
+    }
     Weights weights;
-    soften(present_rows(shared, slot), scale_log2, s, heads, weights);
+    soften(s, heads, weights);
     const float mine[2] = {heads.known[0], heads.known[1]};
     barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
-    publish(shared, group, weights, heads);
-    if (i > 0) {
-      start_others(tile - 1);
-      end_values();
-      release(shared, (tile - 1) % kTiles, group ^ 1);
-    }
-    turn_to(mine, heads, out);
+    write_down(shared, group, weights, heads);
+    turn_to<false>(mine, heads, out);
 #pragma unroll
     for (int r = 0; r < 2; ++r) heads.total[r] += weights.sum[r];
-    barrier::wait(&shared.weights_full[group], tile >> 1 & 1);
-    start_values(shared, slot, group, group, out);
-    wgmma::commit();
+    start_own_values(shared, slot, group, weights, out);
+    publish(shared, group);  // its fence takes time, which the products hide
     end_values();
-    release(shared, slot, group);
+    release(tile, false);
+  };
+  int tile = begin + ((group ^ begin) & 1);
+  if (tile == begin && begin < end) {
+    round.template operator()<false>(tile);
+    tile += 2;
   }
-  if (tiles > 0 && ((base + tiles - 1) & 1) != group) {  // the last tile is the other group's
-    start_others(base + tiles - 1);
+#pragma unroll 1
+  for (; tile < end; tile += 2) round.template operator()<true>(tile);
+  if (begin < end && ((end - 1) & 1) != group) {  // the last tile is the other group's
+    start_others(end - 1);
     end_values();
-    release(shared, (base + tiles - 1) % kTiles, group ^ 1);
+    release(end - 1, true);
   }
 }
 

@@ -7,10 +7,11 @@
 // (attend_sm90_merge.cuh). This file has what all of them share.
 //
 // A tile is read twice, as keys along its rows and as values across them, from the same bytes (device/wgmma.cuh).
-// Feeders and math groups meet at mbarriers: a tile is full, or empty again.
+// Feeders and math groups meet at mbarriers: a tile is full, or empty again. How long a tile's slot is held, from empty to
+// empty, is what the kernel's speed hangs on.
 //
-// A row costs 584 bytes from memory. The floors are 59 clocks a row and multiprocessor for the gather, 52 for shared memory,
-// 40 for products; docs/design/0013 says what binds.
+// A row costs 584 bytes from memory. The floors are 59 clocks a row and multiprocessor for the gather, 52 for shared
+// memory, 40 for products; docs/design/0013 says what binds.
 #pragma once
 
 #include <cstddef>
@@ -28,22 +29,30 @@ namespace fathom::attend_sm90_kernel {
 using namespace attend_rows;
 
 constexpr int kHeads = AttendSm90Policy::kHeads;
-constexpr int kGroup = 128;                                        ///< threads of a warpgroup
-constexpr int kThreads = 4 * kGroup;                               ///< math 0, 1; feed 0, 1
+constexpr int kGroup = 128;                                         ///< threads of a warpgroup
+constexpr int kThreads = 4 * kGroup;                                ///< math 0, 1; feed 0, 1
 constexpr int kTileRows = AttendSm90Policy::kTileRows, kTiles = 3;  ///< dequantised tiles kept
-constexpr int kFeedWarps = 8, kFeedRows = kTileRows / kFeedWarps;  ///< rows of a tile that a feeding warp brings
-constexpr int kAhead = 3;                                          ///< tiles whose raw rows are under way
+constexpr int kFeedWarps = 4, kFeedRows = kTileRows / kFeedWarps;   ///< of a group; rows of a tile that a warp brings
 constexpr int kSlabs = kDim / wgmma::kSlabElements;
 constexpr int kQuerySlabBytes = kHeads * wgmma::kSlabRowBytes, kTileSlabBytes = kTileRows * wgmma::kSlabRowBytes;
+
+/// What a feeding warp knows of the rows that it brings, a lane each: those of four tiles, and of the four after them.
+struct alignas(16) Found {
+  const std::uint8_t* rows[2][32];  ///< null = absent
+  std::uint64_t scales[2][32];      ///< codes, a byte for each block of 64 elements
+  std::int32_t numbers[32];         ///< slots or pages of the rows to be looked up next
+  std::uint32_t present[2];         ///< a bit for each row
+  Rows::Walks walks;
+};
 
 struct alignas(1024) Shared {
   std::uint8_t q[kSlabs * kQuerySlabBytes];
   std::uint8_t tiles[kTiles][kSlabs * kTileSlabBytes];
-  std::uint8_t weights[kHeads * wgmma::kSlabRowBytes];  ///< 32 columns of each math group's tile
-  std::uint8_t raw[kFeedWarps][kAhead][kFeedRows * kRowBytes];
-  std::uint8_t scales[kFeedWarps][kAhead][kFeedRows * kScaleBytes];
-  alignas(8) std::uint8_t present[kTiles][kFeedWarps];  ///< a bit for each of a feeding warp's rows
-  float base[2][kHeads];  ///< what the weights of each math group's tile are relative to (base 2)
+  std::uint8_t weights[kHeads * wgmma::kSlabRowBytes];      ///< 32 columns of each math group's tile
+  std::uint8_t raw[2 * kFeedWarps][kFeedRows * kRowBytes];  ///< rows under way to each feeding warp
+  Found found[2 * kFeedWarps];
+  std::uint32_t present[kTiles];  ///< a bit for each row of a tile, a byte from each feeding warp
+  float base[2][kHeads];          ///< what the weights of each math group's tile are relative to (base 2)
   float totals[2][kHeads], largest[2][kHeads], sinks[kHeads];
   std::uint64_t tile_full[kTiles], tile_empty[kTiles], weights_full[2], weights_empty[2];
   float states[3][kHeads];  ///< of the block's part, for the blocks of its cluster: base, total, largest
