@@ -163,9 +163,10 @@ void pack(const bf16* q, std::int64_t head_stride, int heads, int dim, Pair* out
   }
 }
 
-/// 2^x for x <= 0, within 2e-7; NaN for NaN. Below 2^-126 the result is what bf16 takes for zero.
+/// 2^x for x <= 0, within 2e-7; 0 below the smallest normal number, where results would cost a hundred times as much; NaN for
+/// NaN.
 HWY_INLINE __m512 power_of_two(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);  // the second operand where one is NaN; -inf - -inf would be
+  const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 r = _mm512_sub_ps(x, whole);
   __m512 p = _mm512_set1_ps(1.326472964e-3f);
@@ -174,7 +175,7 @@ HWY_INLINE __m512 power_of_two(__m512 x) {
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.402224243e-1f));
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931470037e-1f));
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, whole);
+  return _mm512_maskz_scalef_ps(counts, p, whole);
 }
 
 template <bool kTiles>
