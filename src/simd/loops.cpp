@@ -101,7 +101,7 @@ HWY_INLINE V exponential(D d, V x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3f)), hn::Mul(y, power));
 }
 
-/// To the nearest bf16, ties to even. A NaN stays one.
+/// To the nearest bf16, ties to even. Not of NaN, of which some would become zeros.
 HWY_INLINE V rounded_to_bf16(D d, V x) {
   const hn::RebindToUnsigned<D> d32;
   const auto bits = hn::BitCast(d32, x);
@@ -120,7 +120,7 @@ void weigh(float* HWY_RESTRICT logits, std::int64_t stride, std::int64_t rows, s
       float* at = logits + j * stride + h;
       const V weight = exponential(d, hn::Sub(hn::LoadU(d, at), zero));
       sum = hn::Add(sum, weight);
-      hn::StoreU(round ? rounded_to_bf16(d, weight) : weight, d, at);
+      hn::StoreU(round ? hn::IfThenElse(hn::Eq(weight, weight), rounded_to_bf16(d, weight), weight) : weight, d, at);
     }
     hn::StoreU(sum, d, total + h);
   }
@@ -140,7 +140,7 @@ void store(const float* HWY_RESTRICT values, std::int64_t count, float factor, D
     } else {
       // A NaN keeps its upper bits and is made quiet, as to_bf16 does.
       const V quiet = hn::Or(value, hn::BitCast(d, hn::Set(d32, 0x400000)));
-      const V stored = hn::IfThenElse(hn::Ne(value, value), quiet, rounded_to_bf16(d, value));
+      const V stored = hn::IfThenElse(hn::Eq(value, value), rounded_to_bf16(d, value), quiet);
       hn::StoreU(hn::DemoteTo(half, hn::ShiftRight<16>(hn::BitCast(d32, stored))), half, static_cast<std::int16_t*>(out) + c);
     }
   }

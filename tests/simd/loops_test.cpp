@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -141,9 +142,11 @@ TEST_P(Loops, WeighIsTheExponential) {
     }
     EXPECT_NEAR(total[0], sum, 1e-5 * sum);
   }
-  std::vector<float> weights(heads, NAN), base(heads, 0), total(heads);
-  loops_.weigh(weights.data(), heads, 1, heads, base.data(), true, total.data());
-  EXPECT_TRUE(std::isnan(weights[0]) && std::isnan(total[0]));
+  for (const std::uint32_t bits : {0x7fc00000u, 0x7fffffffu, 0xffffffffu}) {
+    std::vector<float> weights(heads, std::bit_cast<float>(bits)), base(heads, 0), total(heads);
+    loops_.weigh(weights.data(), heads, 1, heads, base.data(), true, total.data());
+    EXPECT_TRUE(std::isnan(weights[0]) && std::isnan(total[0])) << bits;
+  }
 }
 
 TEST_P(Loops, LargestPassesOverNaN) {
@@ -162,7 +165,7 @@ TEST_P(Loops, LargestPassesOverNaN) {
 TEST_P(Loops, StoreRoundsAsToBf16Does) {
   for (const int count : {1, 7, 16, 33}) {
     std::vector<float> in = values(count);
-    in[0] = count == 7 ? NAN : kInfinity;
+    in[0] = count == 7 ? NAN : count == 16 ? std::bit_cast<float>(0xffffffffu) : count == 33 ? std::bit_cast<float>(0x7fffffffu) : kInfinity;
     std::vector<bf16> out(count + 1, bf16{0x1234});
     std::vector<float> wide(count + 1, -5);
     loops_.store(in.data(), count, 0.3f, DType::bf16, out.data());
