@@ -1,10 +1,13 @@
 # FATHOM_CUDA: ON, OFF, or AUTO (the default): CUDA kernels are built where a compiler for them is found. Running needs no
 # toolkit: the CUDA runtime is linked in, and loads the driver when it is first asked.
 #   FATHOM_CUDA_TARGETS   compute targets, as CMake writes architectures; `all` is what releases ship
+#   FATHOM_EVERY_LANE_ARRIVES   a build for compute-sanitizer's racecheck (src/device/barrier.cuh)
 #   fathom_add_cuda(FILES...)         sources compiled for every target
 #   fathom_add_cuda_sm90(FILES...)    sources compiled for sm_90a alone
 set(FATHOM_CUDA AUTO CACHE STRING "Build CUDA kernels: ON, OFF or AUTO")
 set(FATHOM_CUDA_TARGETS "80-real;90a-real" CACHE STRING "Compute targets, or `all`")
+option(FATHOM_EVERY_LANE_ARRIVES "Let every lane arrive at barriers in shared memory, so that racecheck can follow them" OFF)
+mark_as_advanced(FATHOM_EVERY_LANE_ARRIVES)
 set(fathom_cuda_found OFF)
 if(NOT FATHOM_CUDA STREQUAL OFF AND NOT FATHOM_SANITIZE)
   if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
@@ -29,6 +32,9 @@ if(fathom_cuda_found)
   endif()
   set(CMAKE_CUDA_ARCHITECTURES ${targets})
   enable_language(CUDA)
+  if(FATHOM_EVERY_LANE_ARRIVES)
+    add_compile_definitions($<$<COMPILE_LANGUAGE:CUDA>:FATHOM_EVERY_LANE_ARRIVES>)
+  endif()
   find_package(CUDAToolkit REQUIRED)
   # "80-real;90a-real" -> "sm_80 sm_90a", for `fathom info`.
   string(REGEX REPLACE "([0-9]+a?)-real" "sm_\\1" fathom_cuda_names "${targets}")

@@ -68,6 +68,13 @@ if [ "${FATHOM_TEST_WHEEL:-0}" = 1 ]; then
   "$python" -m venv "$temporary/venv"
   if (cd "$root" && "$temporary/venv/bin/pip" install . -C build-dir="$temporary/wheel") >"$temporary/pip.log" 2>&1; then
     bare python_wheel "$temporary/venv/bin/python" "$("$temporary/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
+    if "$temporary/venv/bin/fathom" doctor >"$temporary/output" 2>&1; then
+      echo "ok python_wheel_command"
+    else
+      cat "$temporary/output"
+      echo "not ok python_wheel_command: fathom doctor fails"
+      status=1
+    fi
   else
     tail -n 40 "$temporary/pip.log"
     echo "not ok python_wheel: pip install . failed"

@@ -1,4 +1,4 @@
-"""python -m fathom doctor | info | report | stubs: what works here, bench results as a page, type stubs."""
+"""python -m fathom (installed: fathom) doctor | info | report | stubs: what works here, bench results as a page, type stubs."""
 
 import argparse
 import json
@@ -40,5 +40,10 @@ def main(arguments):
     return 0
 
 
-if __name__ == "__main__":
+def program():
+    """The command `fathom` of an installed package."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    program()

@@ -242,7 +242,7 @@ class Owned:
 @functools.lru_cache(maxsize=None)
 def device(name="cpu", num_threads=0):
     """The device called "cpu", "cuda" or "cuda:N"; one object for each."""
-    return Owned("fathom_device_create", "fathom_device_destroy", name.encode(), num_threads)
+    return Owned("fathom_device_create", "fathom_device_destroy", device_name(name).encode(), num_threads)
 
 
 def device_name(name):

@@ -113,11 +113,11 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTiles; ++i) {
       barrier::init(&shared.tile_full[i], kFeedWarps);
-      barrier::init(&shared.tile_empty[i], 2 * kGroup / 32);
+      barrier::init(&shared.tile_empty[i], 2 * kGroup / 32 * barrier::kArrivalsOfWarp);
     }
     for (int i = 0; i < 2; ++i) {
       barrier::init(&shared.weights_full[i], kGroup / 4);
-      barrier::init(&shared.weights_empty[i], kGroup / 32);  // of the other group
+      barrier::init(&shared.weights_empty[i], kGroup / 32 * barrier::kArrivalsOfWarp);  // of the other group
     }
     barrier::publish_to_tensor_cores();
   }

@@ -210,7 +210,7 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
   // A tile has been used by this warp, and the weights that the other group made for it.
   const auto release = [&](int tile, bool is_others) {
     __syncwarp();  // all lanes have read what goes with them
-    if (threadIdx.x % 32 != 0) return;
+    if (threadIdx.x % 32 >= barrier::kArrivalsOfWarp) return;
     barrier::arrive(&shared.tile_empty[tile % kTiles]);
     if (is_others) barrier::arrive(&shared.weights_empty[other]);
   };

@@ -1,5 +1,7 @@
 """The package on a GPU: torch tensors there, streams, graphs, the layer and its cache. Skipped where torch has no GPU."""
 
+import timeit
+
 import pytest
 
 np = pytest.importorskip("numpy")
@@ -150,6 +152,31 @@ def test_a_bound_plan_in_a_graph():
         graph.replay()
         want = fathom.attend(q=q, window_cache=raw, window_indices=slots, window_rows="list", window_page_size=16)
         assert torch.equal(out, want) and out.abs().max() > 0
+
+
+def test_supported_asks_the_gpu():
+    fields = dict(num_heads=64, window_rows="list", window_width=128)
+    answer = fathom.supported("attend", device=GPU, **fields)
+    assert answer == (True, fathom.plan("attend", device=GPU, **fields).implementation)
+    assert answer[1].startswith("cuda:")
+    answer, why = fathom.supported("attend", device="cuda", num_heads=64, head_dim=100)
+    assert not answer and "head_dim" in why
+
+
+def test_call_overhead_is_printed(capsys):
+    """Microseconds that the caller's thread spends on one attend, while the GPU keeps up. Printed, not judged."""
+    q, out = torch.zeros(2, 1, 1, 512, dtype=torch.bfloat16, device=GPU)
+    slots = torch.full((1, 1), -1, dtype=torch.int32, device=GPU)
+    pages = torch.zeros(1, 37440, dtype=torch.uint8, device=GPU)
+    plan = fathom.plan("attend", device=GPU, num_tokens=1, num_heads=1, window_rows="list", window_width=1)
+    call = plan.bind(q=q, window_cache=pages, window_indices=slots, out=out)
+    times = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        times.append(timeit.timeit(call, number=50) / 50 * 1e6)
+    torch.cuda.synchronize()
+    with capsys.disabled():
+        print(f"\nattend on {plan.implementation}, nothing to do: plan.bind(...)() {min(times):.1f} us, launch and all")
 
 
 @pytest.mark.parametrize("numerics", ["exact", "served"])

@@ -270,6 +270,9 @@ def test_wrong_tensors_are_named(name, array, sentence):
 def test_dense_attention_is_refused():
     with pytest.raises(NotImplementedError, match="indices is None"):
         run_decode(decode_case(6), stand_in.tensor, indices=None)
+    for name in ("flash_attn_varlen_func", "flash_attn_varlen_qkvpacked_func", "flash_attn_varlen_kvpacked_func"):
+        with pytest.raises(NotImplementedError, match=f"{name}: dense"):  # what an engine imports beside the rest
+            getattr(flash_mla, name)(1, causal=True)
 
 
 @pytest.mark.parametrize("dim", [512, 576])
@@ -321,6 +324,14 @@ def test_sparse_prefill_of_rows_far_apart(tensor):
     packed = flash_mla.flash_mla_sparse_fwd(tensor(q), tensor(wide[:, 1:2].copy()), tensor(indices), 0.04)
     for a, b in zip(apart, packed):
         assert (plain(a) == plain(b)).all()
+
+
+def test_no_more_than_some_plans_are_kept():
+    """Each owns a workspace, on a GPU in its memory."""
+    q, kv = stand_in.tensor(np.zeros((2, 1, 512)), "bf16"), stand_in.tensor(np.zeros((3, 1, 512)), "bf16")
+    for width in range(1, 100):
+        flash_mla.flash_mla_sparse_fwd(q, kv, stand_in.tensor(np.full((2, 1, width), -1, np.int32)), 0.1)
+    assert len({call.plan for call in flash_mla._calls.values()}) <= flash_mla._MOST_PLANS
 
 
 def test_install(monkeypatch):

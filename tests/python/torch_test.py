@@ -14,6 +14,12 @@ def test_an_op_takes_and_makes_tensors():
     assert fathom.select_topk(scores=scores.numpy(), topk=2).tolist() == picks.tolist()
 
 
+def test_devices_are_torchs():
+    fields = dict(num_heads=64, window_rows="list", window_width=128)
+    assert fathom.supported("attend", device=torch.device("cpu"), **fields) == fathom.supported("attend", **fields)
+    assert fathom.plan("attend", device=torch.device("cpu"), **fields).device == "cpu"
+
+
 def test_dtypes_and_strides():
     for dtype, name in [
         (torch.float32, "f32"),

@@ -135,7 +135,7 @@ class _Call:
 
 
 _calls = {}
-_MOST_CALLS = 1024  # how many different ones are remembered
+_MOST_CALLS, _MOST_PLANS = 1024, 64  # how many different ones are remembered, and plans with a workspace each
 
 
 def _call_like(tensors, stream, rest, prepare):
@@ -144,7 +144,7 @@ def _call_like(tensors, stream, rest, prepare):
     found = _calls.get(key)
     if found is None:
         found = prepare()
-        if len(_calls) >= _MOST_CALLS:
+        if len(_calls) >= _MOST_CALLS or len({call.plan for call in _calls.values()}) >= _MOST_PLANS:
             _calls.clear()
         _calls[key] = found
     return found
@@ -336,3 +336,17 @@ def _prepare_prefill(function, tensors, sm_scale, d_v, device, stream):
     for name in ("lse", "max_logits"):
         call.views[name] = view(q.new_empty((tokens, heads), dtype=_float32(q)))
     return call.finish(device)
+
+
+def _refused(name):
+    def dense(*_, **__):
+        raise NotImplementedError(f"{name}: dense attention is not DeepSeek-V4's and not offered")
+
+    dense.__name__ = dense.__qualname__ = name
+    return dense
+
+
+# FlashMLA's other names, so that an engine can import them; it calls them for other models.
+flash_attn_varlen_func = _refused("flash_attn_varlen_func")
+flash_attn_varlen_qkvpacked_func = _refused("flash_attn_varlen_qkvpacked_func")
+flash_attn_varlen_kvpacked_func = _refused("flash_attn_varlen_kvpacked_func")
