@@ -1,7 +1,7 @@
 // attend on the CPU by products of bf16 pairs: AVX-512's dot products, or AMX tiles. The stages are those of
-// attend_cpu.cpp. Tiles are so quick that what feeds them decides: everything a stage touches again has to stay in L2, which
-// two threads may share. So rows are decoded twice here too, as keys a block of rows at a time, as values a block of
-// columns, where a row's values would be twice its codes to keep.
+// attend_cpu.cpp. Tiles are so quick that what feeds them decides: everything a stage touches again has to stay in L2,
+// which two threads may share. So rows are decoded twice here too, as keys a block of rows at a time, as values a block
+// of columns, where a row's values would be twice its codes to keep.
 #include <limits>
 
 #include "attend/attend_cpu.h"
@@ -18,7 +18,9 @@ using simd::kLine, simd::kPiece, simd::kScoreRows, simd::kValueColumns, simd::Pa
 constexpr std::int64_t kApart = kLine;
 enum Stage : int { kList, kScore, kWeigh, kGather, kStages };
 
-constexpr std::int64_t up(std::int64_t count, std::int64_t multiple) noexcept { return (count + multiple - 1) / multiple * multiple; }
+constexpr std::int64_t up(std::int64_t count, std::int64_t multiple) noexcept {
+  return (count + multiple - 1) / multiple * multiple;
+}
 
 /// A query's scratch; layouts in bf16_loops.h.
 struct Query {
@@ -61,7 +63,8 @@ class AttendBf16 {
     softmax_.begin();
     const std::int64_t items[kStages] = {groups_, blocks(), blocks(), value_columns_ / kValueColumns};
     share_queries(
-        device, args.q.shape[0], items, [&](const AttendItems& some) { work(some); }, [&](int slot) { return queries_.span[slot].last; });
+        device, args.q.shape[0], items, [&](const AttendItems& some) { work(some); },
+        [&](int slot) { return queries_.span[slot].last; });
     return {};
   }
 
@@ -88,13 +91,15 @@ class AttendBf16 {
     const SettledSoftmax settled = softmax_.settled_of(items.part);
     if (items.stage == kList) {
       if (items.first == 0) list_rows(*sets_, *args_, items.t, items.span, span_, *query.span, query.rows);
-      for (std::int64_t group = items.first; items.span == 0 && group < items.last; ++group) pack(query, items.t, group);
+      for (std::int64_t group = items.first; items.span == 0 && group < items.last; ++group)
+        pack(query, items.t, group);
       return;
     }
     const std::int64_t blocks = (query.span->count + kScoreRows - 1) / kScoreRows, last = std::min(items.last, blocks);
     if (items.stage == kScore) {
       loops_.begin();
-      for (std::int64_t block = items.first; block < last; ++block) score(query, keys_ + items.part * keys_size(), block);
+      for (std::int64_t block = items.first; block < last; ++block)
+        score(query, keys_ + items.part * keys_size(), block);
       loops_.end();
     } else if (items.stage == kWeigh) {
       softmax_.find_base(query.blocks, items.span, blocks, settled);
@@ -103,7 +108,8 @@ class AttendBf16 {
       softmax_.settle(*args_, query.blocks, items.t, items.span, blocks, settled);
       loops_.begin();
       for (std::int64_t item = items.first; item < items.last; ++item) {
-        gather(query, items, blocks, settled, values_ + items.part * values_size(), static_cast<int>(item) * kValueColumns);
+        gather(query, items, blocks, settled, values_ + items.part * values_size(),
+               static_cast<int>(item) * kValueColumns);
       }
       loops_.end();
       if (items.first != 0) return;
@@ -114,7 +120,8 @@ class AttendBf16 {
 
   void pack(const Query& query, std::int64_t t, std::int64_t group) const {
     const int heads = std::min(kLine, problem_.num_heads - static_cast<int>(group) * kLine);
-    loops_.pack(args_->q.row<const bf16>(t, group * kLine), args_->q.strides[1], heads, problem_.head_dim, query.q + group * q_group());
+    loops_.pack(args_->q.row<const bf16>(t, group * kLine), args_->q.strides[1], heads, problem_.head_dim,
+                query.q + group * q_group());
   }
 
   int rows_of(const Query& query, std::int64_t block) const {
@@ -123,28 +130,34 @@ class AttendBf16 {
 
   void score(const Query& query, Pair* keys, std::int64_t block) const {
     const std::int64_t first = block * kScoreRows, next = first + kScoreRows;
-    const int rows = rows_of(query, block), ahead = static_cast<int>(std::clamp<std::int64_t>(query.span->count - next, 0, kScoreRows));
+    const int rows = rows_of(query, block),
+              ahead = static_cast<int>(std::clamp<std::int64_t>(query.span->count - next, 0, kScoreRows));
     const int window = static_cast<int>(std::clamp<std::int64_t>(query.span->from_window - first, 0, rows));
     if (rows < kScoreRows) std::fill_n(keys, keys_size(), Pair{0});
     const RowBytes* at = query.rows + first;
     if (window > 0) loops_.decode_keys(sets_->caches[0].layout, at, window, 0, query.rows + next, ahead, keys);
     if (window < rows) {
-      loops_.decode_keys(sets_->caches[1].layout, at + window, rows - window, window, query.rows + next + window, ahead - window, keys);
+      loops_.decode_keys(sets_->caches[1].layout, at + window, rows - window, window, query.rows + next + window,
+                         ahead - window, keys);
     }
-    loops_.score(keys, rows, steps_, query.q, groups_, problem_.softmax_scale, query.logits + first * heads(), query.blocks.most + block * heads());
+    loops_.score(keys, rows, steps_, query.q, groups_, problem_.softmax_scale, query.logits + first * heads(),
+                 query.blocks.most + block * heads());
   }
 
   void weigh(const Query& query, std::int64_t block, const float* base) const {
-    loops_.weigh(query.logits + block * kScoreRows * heads(), rows_of(query, block), groups_, problem_.softmax_scale, base,
-                 query.weights + block * kPiece, weights_group(), query.blocks.total + block * heads());
+    loops_.weigh(query.logits + block * kScoreRows * heads(), rows_of(query, block), groups_, problem_.softmax_scale,
+                 base, query.weights + block * kPiece, weights_group(), query.blocks.total + block * heads());
   }
 
-  void gather(const Query& query, const AttendItems& items, std::int64_t blocks, const SettledSoftmax& settled, Pair* values, int column) const {
+  void gather(const Query& query, const AttendItems& items, std::int64_t blocks, const SettledSoftmax& settled,
+              Pair* values, int column) const {
     const std::int64_t panel = blocks * kPiece, count = query.span->count, window = query.span->from_window;
     // Rows that are not there weigh nothing, of zeros.
-    for (int v = 0; v < kValueColumns / kLine && count % kScoreRows != 0; ++v) std::fill_n(values + (v + 1) * panel - kPiece, kPiece, Pair{0});
+    for (int v = 0; v < kValueColumns / kLine && count % kScoreRows != 0; ++v)
+      std::fill_n(values + (v + 1) * panel - kPiece, kPiece, Pair{0});
     if (window > 0) loops_.decode_values(sets_->caches[0].layout, query.rows, window, 0, column, values, panel);
-    if (window < count) loops_.decode_values(sets_->caches[1].layout, query.rows + window, count - window, window, column, values, panel);
+    if (window < count)
+      loops_.decode_values(sets_->caches[1].layout, query.rows + window, count - window, window, column, values, panel);
     float* sums = query.sums + column;
     for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
       float* own = sums + h * value_columns_;
@@ -152,8 +165,14 @@ class AttendBf16 {
       if (items.span == 0 || settled.factor[h] == 1) continue;
       for (int c = 0; c < kValueColumns; ++c) own[c] *= settled.factor[h];
     }
-    loops_.gather({.weights = query.weights, .weights_group = weights_group(), .values = values, .sums = sums, .sums_head = value_columns_,
-                   .groups = groups_, .row_steps = static_cast<int>(blocks), .fresh = items.span == 0});
+    loops_.gather({.weights = query.weights,
+                   .weights_group = weights_group(),
+                   .values = values,
+                   .sums = sums,
+                   .sums_head = value_columns_,
+                   .groups = groups_,
+                   .row_steps = static_cast<int>(blocks),
+                   .fresh = items.span == 0});
     if (items.span != query.span->last) return;
     const int stored = std::min(kValueColumns, problem_.value_dim - column);
     for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
@@ -181,7 +200,9 @@ class AttendBf16 {
 Result<Prepared> prepare(const AttendProblem& problem, const Device& device, const simd::Bf16Loops& loops) {
   Scratch scratch;
   AttendBf16(problem, device, loops, scratch);
-  return Prepared{.workspace = {.scratch = scratch.used()}, .state = std::shared_ptr<const void>(std::shared_ptr<void>(), &loops), .parts = {}};
+  return Prepared{.workspace = {.scratch = scratch.used()},
+                  .state = std::shared_ptr<const void>(std::shared_ptr<void>(), &loops),
+                  .parts = {}};
 }
 
 bool is_exact(RowsBy rows_by, CacheFormat format) {
@@ -192,7 +213,8 @@ bool is_exact(RowsBy rows_by, CacheFormat format) {
 
 Reason attend_bf16_refuses(const AttendProblem& problem, const Device&) {
   if (problem.q_dtype != DType::bf16) return "q_dtype must be bf16: f32 queries keep f32 arithmetic";
-  if (!is_exact(problem.window_rows, problem.window_format) || !is_exact(problem.entries_rows, problem.entries_format)) {
+  if (!is_exact(problem.window_rows, problem.window_format) ||
+      !is_exact(problem.entries_rows, problem.entries_format)) {
     return "rows must be kv_bf16 or kv_e4m3_ue8m0, which bf16 holds exactly";
   }
   return {};
@@ -206,7 +228,8 @@ Result<Prepared> prepare_attend_amx(const AttendProblem& problem, const Device& 
 }
 Status attend_bf16(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
   Scratch scratch(context.workspace.scratch);
-  return AttendBf16(problem, context.device, *static_cast<const simd::Bf16Loops*>(context.state), scratch).run(args, context.device);
+  return AttendBf16(problem, context.device, *static_cast<const simd::Bf16Loops*>(context.state), scratch)
+      .run(args, context.device);
 }
 
 }  // namespace fathom

@@ -32,7 +32,11 @@ struct Query {
 class AttendCpu {
  public:
   AttendCpu(const AttendProblem& problem, const Device& device, const simd::Loops& loops, Scratch& scratch)
-      : problem_(problem), loops_(loops), heads_(loops.padded(problem.num_heads)), span_(span_of(problem)), softmax_(problem, heads_) {
+      : problem_(problem),
+        loops_(loops),
+        heads_(loops.padded(problem.num_heads)),
+        span_(span_of(problem)),
+        softmax_(problem, heads_) {
     const std::int64_t threads = device.num_threads();
     queries_ = {scratch.take<RowSpan>(threads),
                 scratch.take<RowBytes>(threads * span_),
@@ -52,7 +56,8 @@ class AttendCpu {
     const std::int64_t stripes = (problem_.value_dim + kGatherColumns - 1) / kGatherColumns;
     const std::int64_t items[kStages] = {loops_.panels(problem_.num_heads), blocks(), blocks(), stripes};
     share_queries(
-        device, args.q.shape[0], items, [&](const AttendItems& some) { work(some); }, [&](int slot) { return queries_.span[slot].last; });
+        device, args.q.shape[0], items, [&](const AttendItems& some) { work(some); },
+        [&](int slot) { return queries_.span[slot].last; });
     return {};
   }
 
@@ -76,7 +81,8 @@ class AttendCpu {
     float* stripe = stripes_ + items.part * kBlock * kScoreColumns;
     if (items.stage == kList) {
       if (items.first == 0) list_rows(*sets_, *args_, items.t, items.span, span_, *query.span, query.rows);
-      for (std::int64_t panel = items.first; items.span == 0 && panel < items.last; ++panel) turn(query, items.t, panel);
+      for (std::int64_t panel = items.first; items.span == 0 && panel < items.last; ++panel)
+        turn(query, items.t, panel);
       return;
     }
     const std::int64_t blocks = (query.span->count + kBlock - 1) / kBlock, last = std::min(items.last, blocks);
@@ -87,7 +93,8 @@ class AttendCpu {
       for (std::int64_t block = items.first; block < last; ++block) weigh(query, block, settled.most);
     } else {
       softmax_.settle(*args_, query.blocks, items.t, items.span, blocks, settled);
-      for (std::int64_t item = items.first; item < items.last; ++item) gather(query, items, blocks, settled, stripe, static_cast<int>(item) * kGatherColumns);
+      for (std::int64_t item = items.first; item < items.last; ++item)
+        gather(query, items, blocks, settled, stripe, static_cast<int>(item) * kGatherColumns);
       if (items.first != 0) return;
       softmax_.carry(query.blocks, items.span, settled);
       if (items.span == query.span->last) softmax_.store(*args_, items.t, query.span->seen, settled);
@@ -111,14 +118,18 @@ class AttendCpu {
     }
   }
 
-  std::int64_t rows_of(const Query& query, std::int64_t block) const { return std::min(kBlock, query.span->count - block * kBlock); }
+  std::int64_t rows_of(const Query& query, std::int64_t block) const {
+    return std::min(kBlock, query.span->count - block * kBlock);
+  }
 
   /// Decodes a stripe of rows [first, first + rows) of the span, of both sets if need be, a row every `stride`.
-  void decode(const Query& query, std::int64_t first, std::int64_t rows, int column, int columns, float* out, std::int64_t stride) const {
+  void decode(const Query& query, std::int64_t first, std::int64_t rows, int column, int columns, float* out,
+              std::int64_t stride) const {
     const std::int64_t window = std::clamp<std::int64_t>(query.span->from_window - first, 0, rows);
     if (window > 0) loops_.decode(sets_->caches[0].layout, query.rows + first, window, column, columns, out, stride);
     if (window == rows) return;
-    loops_.decode(sets_->caches[1].layout, query.rows + first + window, rows - window, column, columns, out + window * stride, stride);
+    loops_.decode(sets_->caches[1].layout, query.rows + first + window, rows - window, column, columns,
+                  out + window * stride, stride);
   }
 
   void score(const Query& query, float* stripe, std::int64_t block) const {
@@ -133,10 +144,17 @@ class AttendCpu {
     for (int column = 0; column < problem_.head_dim; column += kScoreColumns) {
       const int columns = std::min(kScoreColumns, problem_.head_dim - column);
       decode(query, first, rows, column, columns, stripe, kScoreColumns);
-      loops_.multiply({.m = static_cast<int>(rows), .n = static_cast<int>(heads_), .k = columns,
-                       .a = stripe, .a_i = kScoreColumns, .a_p = 1,
-                       .b = query.q + column * width, .b_p = width, .b_panel = problem_.head_dim * width,
-                       .out = logits, .out_i = heads_});
+      loops_.multiply({.m = static_cast<int>(rows),
+                       .n = static_cast<int>(heads_),
+                       .k = columns,
+                       .a = stripe,
+                       .a_i = kScoreColumns,
+                       .a_p = 1,
+                       .b = query.q + column * width,
+                       .b_p = width,
+                       .b_panel = problem_.head_dim * width,
+                       .out = logits,
+                       .out_i = heads_});
     }
     loops_.largest(logits, heads_, rows, heads_, problem_.softmax_scale, query.blocks.most + block * heads_);
   }
@@ -144,11 +162,14 @@ class AttendCpu {
   void weigh(const Query& query, std::int64_t block, const float* base) const {
     // The model multiplies rows by bf16 probabilities and sums them unrounded.
     const bool round = problem_.q_dtype == DType::bf16;
-    loops_.weigh(query.weights + block * kBlock * heads_, heads_, rows_of(query, block), heads_, base, round, query.blocks.total + block * heads_);
+    loops_.weigh(query.weights + block * kBlock * heads_, heads_, rows_of(query, block), heads_, base, round,
+                 query.blocks.total + block * heads_);
   }
 
-  void gather(const Query& query, const AttendItems& items, std::int64_t blocks, const SettledSoftmax& settled, float* stripe, int column) const {
-    const int columns = std::min(kGatherColumns, problem_.value_dim - column), padded = static_cast<int>(loops_.padded(columns));
+  void gather(const Query& query, const AttendItems& items, std::int64_t blocks, const SettledSoftmax& settled,
+              float* stripe, int column) const {
+    const int columns = std::min(kGatherColumns, problem_.value_dim - column),
+              padded = static_cast<int>(loops_.padded(columns));
     const std::int64_t stride = value_columns();
     float* sums = query.sums + column;
     for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
@@ -158,14 +179,22 @@ class AttendCpu {
         for (int c = 0; c < columns; ++c) sums[h * stride + c] *= settled.factor[h];
       }
     }
-    if (padded != columns) std::fill_n(stripe, kBlock * kGatherColumns, 0.0f);  // the columns between are multiplied too
+    if (padded != columns)
+      std::fill_n(stripe, kBlock * kGatherColumns, 0.0f);  // the columns between are multiplied too
     for (std::int64_t block = 0; block < blocks; ++block) {
       const std::int64_t first = block * kBlock, rows = rows_of(query, block);
       decode(query, first, rows, column, columns, stripe, kGatherColumns);
-      loops_.multiply({.m = problem_.num_heads, .n = padded, .k = static_cast<int>(rows),
-                       .a = query.weights + first * heads_, .a_i = 1, .a_p = heads_,
-                       .b = stripe, .b_p = kGatherColumns, .b_panel = loops_.width(),
-                       .out = sums, .out_i = stride});
+      loops_.multiply({.m = problem_.num_heads,
+                       .n = padded,
+                       .k = static_cast<int>(rows),
+                       .a = query.weights + first * heads_,
+                       .a_i = 1,
+                       .a_p = heads_,
+                       .b = stripe,
+                       .b_p = kGatherColumns,
+                       .b_panel = loops_.width(),
+                       .out = sums,
+                       .out_i = stride});
     }
     if (items.span != query.span->last) return;
     for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
@@ -190,7 +219,9 @@ class AttendCpu {
 Result<Prepared> prepare(const AttendProblem& problem, const Device& device, const simd::Loops& loops) {
   Scratch scratch;
   AttendCpu(problem, device, loops, scratch);
-  return Prepared{.workspace = {.scratch = scratch.used()}, .state = std::shared_ptr<const void>(std::shared_ptr<void>(), &loops), .parts = {}};
+  return Prepared{.workspace = {.scratch = scratch.used()},
+                  .state = std::shared_ptr<const void>(std::shared_ptr<void>(), &loops),
+                  .parts = {}};
 }
 
 }  // namespace
@@ -206,7 +237,8 @@ Result<Prepared> prepare_attend_avx512(const AttendProblem& problem, const Devic
 }
 Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
   Scratch scratch(context.workspace.scratch);
-  return AttendCpu(problem, context.device, *static_cast<const simd::Loops*>(context.state), scratch).run(args, context.device);
+  return AttendCpu(problem, context.device, *static_cast<const simd::Loops*>(context.state), scratch)
+      .run(args, context.device);
 }
 
 }  // namespace fathom

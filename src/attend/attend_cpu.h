@@ -27,8 +27,8 @@ inline Result<AttendSets> open_sets(const AttendProblem& problem, const AttendAr
   return sets;
 }
 
-/// Rows whose logits are kept: as many as a query may have, up to a bound. Beyond it the softmax is carried from one span
-/// of rows to the next.
+/// Rows whose logits are kept: as many as a query may have, up to a bound. Beyond it the softmax is carried from one
+/// span of rows to the next.
 inline constexpr std::int64_t kMostSpan = 4096;
 constexpr std::int64_t span_of(const AttendProblem& problem) noexcept {
   const std::int64_t window = problem.window_rows == RowsBy::none ? 0 : problem.window_width;
@@ -45,8 +45,8 @@ struct RowSpan {
 };
 
 /// Lists rows of query t for its span number `span`, up to `room` of them.
-void list_rows(const AttendSets& sets, const AttendArgs& args, std::int64_t t, std::int64_t span, std::int64_t room, RowSpan& listed,
-               RowBytes* rows) noexcept;
+void list_rows(const AttendSets& sets, const AttendArgs& args, std::int64_t t, std::int64_t span, std::int64_t room,
+               RowSpan& listed, RowBytes* rows) noexcept;
 
 /// What the blocks of a query's span leave of its softmax. Heads are padded to whole vectors.
 struct SoftmaxBlocks {
@@ -63,11 +63,12 @@ struct SettledSoftmax {
   std::int64_t* which;  ///< the query's span that the rest is of; -1 at first
 };
 
-/// The rules of the softmax that both ways of computing it keep: largest logits first, then weights relative to them, sums
-/// over blocks in order.
+/// The rules of the softmax that both ways of computing it keep: largest logits first, then weights relative to them,
+/// sums over blocks in order.
 class AttendSoftmax {
  public:
-  AttendSoftmax(const AttendProblem& problem, std::int64_t padded_heads) noexcept : num_heads_(problem.num_heads), heads_(padded_heads) {}
+  AttendSoftmax(const AttendProblem& problem, std::int64_t padded_heads) noexcept
+      : num_heads_(problem.num_heads), heads_(padded_heads) {}
 
   void lay_out(Scratch& scratch, std::int64_t threads, std::int64_t blocks) noexcept;
   SoftmaxBlocks blocks_of(int slot) const noexcept;
@@ -76,10 +77,11 @@ class AttendSoftmax {
   void begin() const noexcept { std::fill_n(settled_.which, threads_, std::int64_t{-1}); }
 
   /// What weights of span number `span`, of `blocks` blocks, are relative to, for each head; in settled.most.
-  void find_base(const SoftmaxBlocks& query, std::int64_t span, std::int64_t blocks, const SettledSoftmax& settled) const noexcept;
+  void find_base(const SoftmaxBlocks& query, std::int64_t span, std::int64_t blocks,
+                 const SettledSoftmax& settled) const noexcept;
   /// Fills in `settled`, once for all pieces of the span that the thread works on.
-  void settle(const AttendArgs& args, const SoftmaxBlocks& query, std::int64_t t, std::int64_t span, std::int64_t blocks,
-              const SettledSoftmax& settled) const noexcept;
+  void settle(const AttendArgs& args, const SoftmaxBlocks& query, std::int64_t t, std::int64_t span,
+              std::int64_t blocks, const SettledSoftmax& settled) const noexcept;
   /// Keeps what the next span starts from; one thread does.
   void carry(const SoftmaxBlocks& query, std::int64_t span, const SettledSoftmax& settled) const noexcept;
   /// lse and max_logits.
@@ -87,7 +89,9 @@ class AttendSoftmax {
 
  private:
   void find_most(const SoftmaxBlocks& query, std::int64_t span, std::int64_t blocks, float* most) const noexcept;
-  const float* carried(const SoftmaxBlocks& query, std::int64_t span) const noexcept { return query.carried + span % 2 * 2 * heads_; }
+  const float* carried(const SoftmaxBlocks& query, std::int64_t span) const noexcept {
+    return query.carried + span % 2 * 2 * heads_;
+  }
 
   std::int64_t num_heads_, heads_, threads_ = 0, blocks_ = 0;
   SoftmaxBlocks query_{};     ///< of slot 0; the others follow
@@ -104,19 +108,24 @@ struct AttendItems {
   std::int64_t first, last;  ///< items [first, last) of the stage
 };
 
-/// Calls work(AttendItems) for every query, for each of its spans and stages in this order. Each thread takes whole queries
-/// while there is one for every thread; what is left is shared by all, item by item, so that few queries keep all threads
-/// busy. An item must not compute other bits one way than the other: neither the number of threads nor that of queries
-/// shows. Stage 0 lists the rows; after the first span it has one item. last_span(slot) is the query's RowSpan::last.
+/// Calls work(AttendItems) for every query, for each of its spans and stages in this order. Each thread takes whole
+/// queries while there is one for every thread; what is left is shared by all, item by item, so that few queries keep
+/// all threads busy. An item must not compute other bits one way than the other: neither the number of threads nor that
+/// of queries shows. Stage 0 lists the rows; after the first span it has one item. last_span(slot) is the query's
+/// RowSpan::last.
 template <class Work, class LastSpan>
-void share_queries(const Device& device, std::int64_t num_tokens, std::span<const std::int64_t> items, Work&& work, LastSpan&& last_span) {
-  const auto items_of = [&](int stage, std::int64_t span) { return stage == 0 && span > 0 ? std::int64_t{1} : items[stage]; };
+void share_queries(const Device& device, std::int64_t num_tokens, std::span<const std::int64_t> items, Work&& work,
+                   LastSpan&& last_span) {
+  const auto items_of = [&](int stage, std::int64_t span) {
+    return stage == 0 && span > 0 ? std::int64_t{1} : items[stage];
+  };
   const int stages = static_cast<int>(items.size());
   const std::int64_t whole = num_tokens - num_tokens % device.num_threads(), rest = num_tokens - whole;
   parallel_for(device, whole, 1, [&](std::int64_t begin, std::int64_t end, int part) {
     for (std::int64_t t = begin; t < end; ++t) {
       for (std::int64_t span = 0; span == 0 || span <= last_span(part); ++span) {
-        for (int stage = 0; stage < stages; ++stage) work(AttendItems{t, part, part, stage, span, 0, items_of(stage, span)});
+        for (int stage = 0; stage < stages; ++stage)
+          work(AttendItems{t, part, part, stage, span, 0, items_of(stage, span)});
       }
     }
   });
@@ -128,7 +137,8 @@ void share_queries(const Device& device, std::int64_t num_tokens, std::span<cons
         while (begin < end) {
           const int slot = static_cast<int>(begin / each);
           const std::int64_t first = begin % each, count = std::min(each - first, end - begin);
-          if (span == 0 || span <= last_span(slot)) work(AttendItems{whole + slot, slot, part, stage, span, first, first + count});
+          if (span == 0 || span <= last_span(slot))
+            work(AttendItems{whole + slot, slot, part, stage, span, first, first + count});
           begin += count;
         }
       });

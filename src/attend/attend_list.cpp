@@ -12,14 +12,20 @@ std::span<const Implementation> attend_implementations() noexcept {
 #endif
 #ifdef FATHOM_WITH_CUDA
       implement<refuses_attend_sm80, prepare_attend_sm80, attend_sm80>("cuda:sm80", DeviceKind::cuda),
-      implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_simt>("cuda:simt", DeviceKind::cuda),
+      implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_simt>("cuda:simt",
+                                                                                              DeviceKind::cuda),
 #endif
-      implement<attend_bf16_refuses, prepare_attend_amx, attend_bf16>("cpu:amx", DeviceKind::cpu, simd::lacks<InstructionSet::amx>),
-      implement<attend_bf16_refuses, prepare_attend_avx512bf16, attend_bf16>("cpu:avx512bf16", DeviceKind::cpu, simd::lacks<InstructionSet::avx512bf16>),
-      implement<refuses_nothing<AttendProblem>, prepare_attend_avx512, attend_cpu>("cpu:avx512", DeviceKind::cpu, simd::lacks<InstructionSet::avx512>),
-      implement<refuses_nothing<AttendProblem>, prepare_attend_avx2, attend_cpu>("cpu:avx2", DeviceKind::cpu, simd::lacks<InstructionSet::avx2>),
+      implement<attend_bf16_refuses, prepare_attend_amx, attend_bf16>("cpu:amx", DeviceKind::cpu,
+                                                                      simd::lacks<InstructionSet::amx>),
+      implement<attend_bf16_refuses, prepare_attend_avx512bf16, attend_bf16>("cpu:avx512bf16", DeviceKind::cpu,
+                                                                             simd::lacks<InstructionSet::avx512bf16>),
+      implement<refuses_nothing<AttendProblem>, prepare_attend_avx512, attend_cpu>("cpu:avx512", DeviceKind::cpu,
+                                                                                   simd::lacks<InstructionSet::avx512>),
+      implement<refuses_nothing<AttendProblem>, prepare_attend_avx2, attend_cpu>("cpu:avx2", DeviceKind::cpu,
+                                                                                 simd::lacks<InstructionSet::avx2>),
       implement<refuses_nothing<AttendProblem>, prepare_attend_cpu, attend_cpu>("cpu", DeviceKind::cpu),
-      implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_reference>("reference", DeviceKind::cpu),
+      implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_reference>("reference",
+                                                                                                   DeviceKind::cpu),
   };
   return kList;
 }

@@ -1,5 +1,5 @@
-// index on the CPU by products of bf16 pairs: AVX-512's dot products, or AMX tiles. Keys and queries have codes of the same
-// format, so one decoder serves both.
+// index on the CPU by products of bf16 pairs: AVX-512's dot products, or AMX tiles. Keys and queries have codes of the
+// same format, so one decoder serves both.
 #include "index/index_cpu.h"
 #include "index/index_impl.h"
 #include "simd/bf16_scores.h"
@@ -28,15 +28,16 @@ class Bf16Scorer {
       const std::byte* scales = args.q_scale.is_absent() ? nullptr : args.q_scale.row<const std::byte>(t, h);
       heads[h] = {static_cast<const std::byte*>(args.q.data) + at, scales};
     }
-    scores_.pack(row_layout(problem_.format, problem_.index_dim).value(), heads, problem_.index_heads, q_ + part * q_size());
+    scores_.pack(row_layout(problem_.format, problem_.index_dim).value(), heads, problem_.index_heads,
+                 q_ + part * q_size());
     float* weights = weights_ + part * groups_ * kLine;
     std::fill_n(weights, groups_ * kLine, 0.0f);
     std::copy_n(args.weights.row<const float>(t), problem_.index_heads, weights);
   }
 
   void score(const RowLayout& layout, const RowBytes* rows, std::int64_t count, int part, float* scores) const {
-    scores_.score(layout, rows, count, keys_ + part * keys_size(), q_ + part * q_size(), problem_.index_heads, weights_ + part * groups_ * kLine,
-                  scores);
+    scores_.score(layout, rows, count, keys_ + part * keys_size(), q_ + part * q_size(), problem_.index_heads,
+                  weights_ + part * groups_ * kLine, scores);
   }
 
  private:
@@ -56,7 +57,9 @@ Result<Prepared> prepare(const IndexProblem& problem, const Device& device, cons
   Scratch scratch;
   const Bf16Scorer scorer(problem, device, scratch, scores);
   IndexRun(problem, device, scratch, scorer, simd::avx512_loops().above);
-  return Prepared{.workspace = {.scratch = scratch.used()}, .state = std::shared_ptr<const void>(std::shared_ptr<void>(), &scores), .parts = {}};
+  return Prepared{.workspace = {.scratch = scratch.used()},
+                  .state = std::shared_ptr<const void>(std::shared_ptr<void>(), &scores),
+                  .parts = {}};
 }
 
 }  // namespace

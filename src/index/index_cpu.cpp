@@ -1,5 +1,5 @@
-// index on the CPU in f32, for every instruction set that Highway compiles for: a few keys at a time against all index heads,
-// whose sums never leave the registers.
+// index on the CPU in f32, for every instruction set that Highway compiles for: a few keys at a time against all index
+// heads, whose sums never leave the registers.
 #include "index/index_cpu.h"
 #include "index/index_impl.h"
 #include "simd/loops.h"
@@ -43,7 +43,8 @@ class F32Scorer {
     for (std::int64_t j = 0; j < count; j += kKeys) {
       const std::int64_t some = std::min(kKeys, count - j);
       loops_.decode(layout, rows + j, some, 0, problem_.index_dim, keys, dim);
-      loops_.score(keys, some, q_ + part * heads_ * dim, problem_.index_dim, problem_.index_heads, weights_ + part * heads_, scores + j);
+      loops_.score(keys, some, q_ + part * heads_ * dim, problem_.index_dim, problem_.index_heads,
+                   weights_ + part * heads_, scores + j);
     }
   }
 
@@ -61,7 +62,9 @@ Result<Prepared> prepare(const IndexProblem& problem, const Device& device, cons
   Scratch scratch;
   const F32Scorer scorer(problem, device, scratch, loops);
   IndexRun(problem, device, scratch, scorer, loops.above);
-  return Prepared{.workspace = {.scratch = scratch.used()}, .state = std::shared_ptr<const void>(std::shared_ptr<void>(), &loops), .parts = {}};
+  return Prepared{.workspace = {.scratch = scratch.used()},
+                  .state = std::shared_ptr<const void>(std::shared_ptr<void>(), &loops),
+                  .parts = {}};
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What the CPU implementations of index share: visible entries go by in blocks, whose scores meet the running picks while
-// they are in L1. A Scorer computes them:
+// What the CPU implementations of index share: visible entries go by in blocks, whose scores meet the running picks
+// while they are in L1. A Scorer computes them:
 //   void load(args, t, part) const                               takes query t for the thread `part`
 //   void score(layout, rows, count, part, float* scores) const   scores of up to RunningPicks::kBlock keys
 #pragma once
@@ -26,11 +26,12 @@ inline std::int64_t visible_entries(const IndexProblem& problem, const IndexArgs
 void load_index_query(const IndexArgs& args, std::int64_t t, std::int64_t h, int dim, float* row) noexcept;
 
 /// The slots of query t's picked entries, which stand in `picks`.
-void store_slots(const IndexProblem& problem, const IndexArgs& args, std::int64_t t, const std::int32_t* picks) noexcept;
+void store_slots(const IndexProblem& problem, const IndexArgs& args, std::int64_t t,
+                 const std::int32_t* picks) noexcept;
 
 /// Present entries of a sequence among [next, last), up to `room`: where they lie and their numbers. Moves `next` on.
-std::int64_t list_entries(const IndexArgs& args, const PagedCacheView& cache, std::int64_t seq, std::int64_t& next, std::int64_t last,
-                          std::int64_t room, RowBytes* rows, std::int32_t* entries) noexcept;
+std::int64_t list_entries(const IndexArgs& args, const PagedCacheView& cache, std::int64_t seq, std::int64_t& next,
+                          std::int64_t last, std::int64_t room, RowBytes* rows, std::int32_t* entries) noexcept;
 
 template <class Scorer, class Above>
 class IndexRun {
@@ -48,11 +49,12 @@ class IndexRun {
     piece_counts_ = scratch.take<std::int64_t>(2 * threads);
   }
 
-  /// Each thread takes whole queries while there is one for every thread. What is left is cut into pieces of its entries;
-  /// the best of all pieces' best are the query's, whatever the pieces.
+  /// Each thread takes whole queries while there is one for every thread. What is left is cut into pieces of its
+  /// entries; the best of all pieces' best are the query's, whatever the pieces.
   Status run(const IndexArgs& args) {
     FATHOM_ASSIGN(const RowLayout layout, row_layout(problem_.format, problem_.index_dim));
-    FATHOM_ASSIGN(const PagedCacheView cache, paged_cache("index", "index_cache", args.index_cache, layout, problem_.page_size));
+    FATHOM_ASSIGN(const PagedCacheView cache,
+                  paged_cache("index", "index_cache", args.index_cache, layout, problem_.page_size));
     const std::int64_t threads = device_.num_threads(), num_tokens = args.q.shape[0];
     const std::int64_t whole = num_tokens - num_tokens % threads, rest = num_tokens - whole;
     parallel_for(device_, whole, 1, [&](std::int64_t begin, std::int64_t end, int part) {
@@ -89,12 +91,13 @@ class IndexRun {
   static constexpr std::int64_t kBlock = RunningPicks::kBlock;
 
   /// The best of piece number `piece` of `pieces` of query t's entries, into `keys`.
-  std::int64_t pick(const IndexArgs& args, const PagedCacheView& cache, std::int64_t t, std::int64_t piece, std::int64_t pieces, int part,
-                    std::uint64_t* keys) {
+  std::int64_t pick(const IndexArgs& args, const PagedCacheView& cache, std::int64_t t, std::int64_t piece,
+                    std::int64_t pieces, int part, std::uint64_t* keys) {
     const std::int64_t visible = visible_entries(problem_, args, t), last = visible * (piece + 1) / pieces;
     std::int64_t next = visible * piece / pieces;
     float* all = args.scores.is_absent() ? nullptr : args.scores.row<float>(t);
-    const std::int64_t width = all == nullptr ? 0 : args.scores.shape[1], fill_end = piece + 1 == pieces ? width : std::min(last, width);
+    const std::int64_t width = all == nullptr ? 0 : args.scores.shape[1],
+                       fill_end = piece + 1 == pieces ? width : std::min(last, width);
     if (next < fill_end) std::fill(all + next, all + fill_end, -std::numeric_limits<float>::infinity());
 
     RunningPicks picks(keys, problem_.topk);
@@ -103,7 +106,8 @@ class IndexRun {
     std::int32_t* entries = entries_ + part * kBlock;
     float* scores = scores_ + part * kBlock;
     while (next < last) {
-      const std::int64_t count = list_entries(args, cache, args.seq_ids.at<std::int32_t>(t), next, last, kBlock, rows, entries);
+      const std::int64_t count =
+          list_entries(args, cache, args.seq_ids.at<std::int32_t>(t), next, last, kBlock, rows, entries);
       scorer_.score(cache.layout, rows, count, part, scores);
       picks.take(above_, scores, count, 0, entries);
       for (std::int64_t j = 0; j < count && entries[j] < width; ++j) all[entries[j]] = scores[j];
@@ -112,8 +116,10 @@ class IndexRun {
   }
 
   void emit(const IndexArgs& args, std::int64_t t, int part, const std::uint64_t* keys, std::int64_t count) {
-    std::int32_t* picks = args.topk_entries.is_absent() ? picks_ + part * std::int64_t{problem_.topk} : args.topk_entries.row<std::int32_t>(t);
-    emit_ascending(keys, count, visible_entries(problem_, args, t), words_ + part * set_words(problem_.max_entries), problem_.topk, picks);
+    std::int32_t* picks = args.topk_entries.is_absent() ? picks_ + part * std::int64_t{problem_.topk}
+                                                        : args.topk_entries.row<std::int32_t>(t);
+    emit_ascending(keys, count, visible_entries(problem_, args, t), words_ + part * set_words(problem_.max_entries),
+                   problem_.topk, picks);
     if (!args.topk_indices.is_absent()) store_slots(problem_, args, t, picks);
   }
 

@@ -13,8 +13,8 @@ void load_index_query(const IndexArgs& args, std::int64_t t, std::int64_t h, int
   for (int c = 0; c < dim; c += 32) dequantise_e2m1(codes + (at + c) / 2, 32, kUe8m0Values[scales[c / 32]], row + c);
 }
 
-std::int64_t list_entries(const IndexArgs& args, const PagedCacheView& cache, std::int64_t seq, std::int64_t& next, std::int64_t last,
-                          std::int64_t room, RowBytes* rows, std::int32_t* entries) noexcept {
+std::int64_t list_entries(const IndexArgs& args, const PagedCacheView& cache, std::int64_t seq, std::int64_t& next,
+                          std::int64_t last, std::int64_t room, RowBytes* rows, std::int32_t* entries) noexcept {
   const std::int32_t* table = args.block_table.row<const std::int32_t>(seq);
   last = std::min(last, args.block_table.shape[1] * cache.page_size);  // what lies behind the table is absent
   std::int64_t count = 0;
@@ -35,14 +35,16 @@ std::int64_t list_entries(const IndexArgs& args, const PagedCacheView& cache, st
   return count;
 }
 
-void store_slots(const IndexProblem& problem, const IndexArgs& args, std::int64_t t, const std::int32_t* picks) noexcept {
+void store_slots(const IndexProblem& problem, const IndexArgs& args, std::int64_t t,
+                 const std::int32_t* picks) noexcept {
   const std::int64_t seq = args.seq_ids.at<std::int32_t>(t);
   const TensorView& table = args.entries_block_table;
   const bool known = seq >= 0 && seq < table.shape[0];
   std::int32_t* slots = args.topk_indices.row<std::int32_t>(t);
   for (std::int64_t k = 0; k < problem.topk; ++k) {
     std::int64_t slot = -1;
-    if (known && picks[k] >= 0) slot = slot_through(table.row<const std::int32_t>(seq), table.shape[1], problem.entries_page_size, picks[k]);
+    if (known && picks[k] >= 0)
+      slot = slot_through(table.row<const std::int32_t>(seq), table.shape[1], problem.entries_page_size, picks[k]);
     slots[k] = slot <= std::numeric_limits<std::int32_t>::max() ? static_cast<std::int32_t>(slot) : -1;
   }
 }

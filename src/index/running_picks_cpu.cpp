@@ -38,8 +38,8 @@ std::int64_t keep_best(std::uint64_t* keys, std::int64_t count, std::int64_t top
   return topk;
 }
 
-void emit_ascending(const std::uint64_t* keys, std::int64_t count, std::int64_t numbers, std::uint64_t* words, std::int64_t topk,
-                    std::int32_t* picks) noexcept {
+void emit_ascending(const std::uint64_t* keys, std::int64_t count, std::int64_t numbers, std::uint64_t* words,
+                    std::int64_t topk, std::int32_t* picks) noexcept {
   const std::int64_t size = set_words(numbers);
   std::fill_n(words, size, std::uint64_t{0});
   for (std::int64_t i = 0; i < count; ++i) {

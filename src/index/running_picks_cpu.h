@@ -1,5 +1,5 @@
-// The best scores of a row on the CPU: RunningPicks holds them while the row goes by block after block, keep_best selects,
-// emit_ascending puts them in order. All are linear in what they are given, and exact.
+// The best scores of a row on the CPU: RunningPicks holds them while the row goes by block after block, keep_best
+// selects, emit_ascending puts them in order. All are linear in what they are given, and exact.
 #pragma once
 
 #include <algorithm>
@@ -15,13 +15,13 @@ std::int64_t keep_best(std::uint64_t* keys, std::int64_t count, std::int64_t top
 
 /// Words of a set of numbers below `numbers`.
 constexpr std::int64_t set_words(std::int64_t numbers) noexcept { return (numbers + 63) / 64; }
-/// Puts the entries of `count` keys, all below `numbers`, into `picks`, ascending; -1 fills the rest of `topk`. `words` is
-/// scratch of set_words(numbers).
-void emit_ascending(const std::uint64_t* keys, std::int64_t count, std::int64_t numbers, std::uint64_t* words, std::int64_t topk,
-                    std::int32_t* picks) noexcept;
+/// Puts the entries of `count` keys, all below `numbers`, into `picks`, ascending; -1 fills the rest of `topk`. `words`
+/// is scratch of set_words(numbers).
+void emit_ascending(const std::uint64_t* keys, std::int64_t count, std::int64_t numbers, std::uint64_t* words,
+                    std::int64_t topk, std::int32_t* picks) noexcept;
 
-/// Scores that can no longer be among the best are dropped while they are still in a register, by one comparison with the
-/// worst of those that are held.
+/// Scores that can no longer be among the best are dropped while they are still in a register, by one comparison with
+/// the worst of those that are held.
 class RunningPicks {
  public:
   static constexpr std::int64_t kBlock = 1024;  ///< scores taken at a time, at most
@@ -31,10 +31,11 @@ class RunningPicks {
   /// `keys` has room(topk) of them, or as many as there are scores.
   RunningPicks(std::uint64_t* keys, std::int64_t topk) noexcept : keys_(keys), topk_(topk) {}
 
-  /// Takes the scores of entries[0], entries[1], ..., or without these of first, first + 1, ... Entries rise from call to
-  /// call, so that an equal score that comes later is no better. above() is that of simd::Loops.
+  /// Takes the scores of entries[0], entries[1], ..., or without these of first, first + 1, ... Entries rise from call
+  /// to call, so that an equal score that comes later is no better. above() is that of simd::Loops.
   template <class Above>
-  void take(Above&& above, const float* scores, std::int64_t count, std::int32_t first, const std::int32_t* entries = nullptr) noexcept {
+  void take(Above&& above, const float* scores, std::int64_t count, std::int32_t first,
+            const std::int32_t* entries = nullptr) noexcept {
     std::int32_t which[kBlock];
     const std::int64_t found = above(scores, count, cut_, which);
     for (std::int64_t i = 0; i < found; ++i) {

@@ -14,7 +14,9 @@ struct Pieces {
 };
 
 /// No more keys are held than there are scores.
-std::int64_t room(const SelectTopkProblem& problem) { return std::min(RunningPicks::room(problem.topk), std::int64_t{problem.num_scores}); }
+std::int64_t room(const SelectTopkProblem& problem) {
+  return std::min(RunningPicks::room(problem.topk), std::int64_t{problem.num_scores});
+}
 
 Pieces lay_out(const SelectTopkProblem& problem, const Device& device, Scratch& scratch) {
   Pieces pieces;
@@ -39,14 +41,16 @@ Status select_topk_cpu(const SelectTopkProblem& problem, const SelectTopkArgs& a
     std::uint64_t* keys = pieces.keys + part * room(problem);
     std::uint64_t* words = pieces.words + part * set_words(problem.num_scores);
     for (std::int64_t t = begin; t < end; ++t) {
-      const std::int64_t length =
-          args.lengths.is_absent() ? problem.num_scores : std::clamp(args.lengths.at<std::int32_t>(t), 0, problem.num_scores);
+      const std::int64_t length = args.lengths.is_absent()
+                                      ? problem.num_scores
+                                      : std::clamp(args.lengths.at<std::int32_t>(t), 0, problem.num_scores);
       const float* scores = args.scores.row<float>(t);
       RunningPicks picks(keys, problem.topk);
       for (std::int64_t j = 0; j < length; j += RunningPicks::kBlock) {
         picks.take(loops.above, scores + j, std::min(RunningPicks::kBlock, length - j), static_cast<std::int32_t>(j));
       }
-      emit_ascending(keys, picks.finish(), problem.num_scores, words, problem.topk, args.topk_entries.row<std::int32_t>(t));
+      emit_ascending(keys, picks.finish(), problem.num_scores, words, problem.topk,
+                     args.topk_entries.row<std::int32_t>(t));
     }
   });
   return {};

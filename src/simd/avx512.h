@@ -1,5 +1,5 @@
-// What the files written in AVX-512 and AMX share. They include this last, and close with HWY_POP_ATTRIBUTES. All of it is
-// internal to each file, since two files may be compiled for different targets.
+// What the files written in AVX-512 and AMX share. They include this last, and close with HWY_POP_ATTRIBUTES. All of it
+// is internal to each file, since two files may be compiled for different targets.
 #pragma once
 
 #include <hwy/base.h>
@@ -36,8 +36,10 @@ HWY_INLINE void transpose(__m512i (&lines)[16]) {
   }
 #pragma GCC unroll 16
   for (int i = 0; i < 4; ++i) {  // lane k of b[i + 4j] has rows 4j to 4j + 3 of column i + 4k
-    const __m512i even_low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88), odd_low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd);
-    const __m512i even_high = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88), odd_high = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd);
+    const __m512i even_low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88),
+                  odd_low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd);
+    const __m512i even_high = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88),
+                  odd_high = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd);
     lines[i] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
     lines[i + 8] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
     lines[i + 4] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
@@ -47,7 +49,8 @@ HWY_INLINE void transpose(__m512i (&lines)[16]) {
 
 /// sum + the two products of each pair.
 HWY_INLINE __m512 add_pairs(__m512 sum, Pair a, __m512i b) {
-  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a))), reinterpret_cast<__m512bh>(b));
+  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a))),
+                          reinterpret_cast<__m512bh>(b));
 }
 
 /// Sets all eight tiles to 16 lines of 64 bytes: 0 to 3 for sums, 4 and 5 for a, 6 and 7 for b.
@@ -65,8 +68,8 @@ HWY_INLINE void settle_memory() { asm volatile("" ::: "memory"); }
 
 /// Up to 2 x 2 pieces of sums: a is As pieces, b is Bs.
 template <int As, int Bs>
-HWY_INLINE void multiply_tiles(const Pair* a, std::int64_t a_next, const Pair* b, std::int64_t b_next, int steps, bool fresh, float* sums,
-                               std::int64_t stride) {
+HWY_INLINE void multiply_tiles(const Pair* a, std::int64_t a_next, const Pair* b, std::int64_t b_next, int steps,
+                               bool fresh, float* sums, std::int64_t stride) {
   const std::int64_t bytes = stride * 4;
   float* const lower = sums + kLine * stride;
   settle_memory();

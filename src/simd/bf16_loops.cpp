@@ -12,8 +12,8 @@ namespace {
 
 // ---- rows to keys and values --------------------------------------------------------------------------------------
 //
-// Two arrangements of 64 columns in two registers: that of keys is what unpacking 64 bytes leaves, first 16l..16l+7 in each
-// lane l, second 16l+8..16l+15. That of values makes unpacking words of two rows leave columns in order: first has
+// Two arrangements of 64 columns in two registers: that of keys is what unpacking 64 bytes leaves, first 16l..16l+7 in
+// each lane l, second 16l+8..16l+15. That of values makes unpacking words of two rows leave columns in order: first has
 // 4l..4l+3 and 16+4l..16+4l+3 in each lane, second the same 32 further on.
 
 constexpr int kBlock = kValueColumns;
@@ -25,7 +25,8 @@ struct RowParts {
 HWY_INLINE RowParts parts_of(const RowLayout& layout) {
   const bool quantised = layout.segments[0].dtype == DType::e4m3;
   const RowSegment& words = layout.segments[quantised ? 2 : 0];
-  return {quantised ? layout.segments[0].count / kBlock : 0, layout.segments[1].offset, words.offset, words.first, layout.dim};
+  return {quantised ? layout.segments[0].count / kBlock : 0, layout.segments[1].offset, words.offset, words.first,
+          layout.dim};
 }
 
 HWY_INLINE const std::uint8_t* bytes(const std::byte* at) { return reinterpret_cast<const std::uint8_t*>(at); }
@@ -37,9 +38,12 @@ struct Words {
 /// Words of a block, of which `count` are there, in their own order.
 HWY_INLINE Words load_words(const void* at, int count) {
   const auto* words = static_cast<const std::uint16_t*>(at);
-  return {_mm512_maskz_loadu_epi16(first_words(count), words), _mm512_maskz_loadu_epi16(first_words(count - 32), words + 32)};
+  return {_mm512_maskz_loadu_epi16(first_words(count), words),
+          _mm512_maskz_loadu_epi16(first_words(count - 32), words + 32)};
 }
-HWY_INLINE Words as_keys(const Words& x) { return {_mm512_shuffle_i64x2(x.first, x.second, 0x88), _mm512_shuffle_i64x2(x.first, x.second, 0xdd)}; }
+HWY_INLINE Words as_keys(const Words& x) {
+  return {_mm512_shuffle_i64x2(x.first, x.second, 0x88), _mm512_shuffle_i64x2(x.first, x.second, 0xdd)};
+}
 HWY_INLINE Words as_values(const Words& x) {
   const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
   return {_mm512_permutexvar_epi64(order, x.first), _mm512_permutexvar_epi64(order, x.second)};
@@ -59,7 +63,8 @@ HWY_INLINE bool any_nan(__m512i magnitudes) { return _mm512_cmpeq_epi8_mask(magn
 /// A block with NaN codes or a scale that bf16 does not reach, one by one, in its own order.
 HWY_NOINLINE void decode_slowly(const RowBytes& row, const RowParts& parts, int block, std::uint16_t* out) {
   float values[kBlock];
-  dequantise_e4m3(bytes(row.row) + block * kBlock, kBlock, decode_ue8m0(bytes(row.footer)[parts.scales + block]), values);
+  dequantise_e4m3(bytes(row.row) + block * kBlock, kBlock, decode_ue8m0(bytes(row.footer)[parts.scales + block]),
+                  values);
   for (int i = 0; i < kBlock; ++i) out[i] = to_bf16(values[i]).bits;
 }
 HWY_INLINE Words load_slowly(const RowBytes& row, const RowParts& parts, int block) {
@@ -68,12 +73,14 @@ HWY_INLINE Words load_slowly(const RowBytes& row, const RowParts& parts, int blo
   return load_words(words, kBlock);
 }
 
-void decode_keys(const RowLayout& layout, const RowBytes* rows, int num_rows, int at, const RowBytes* ahead, int num_ahead, Pair* keys) {
+void decode_keys(const RowLayout& layout, const RowBytes* rows, int num_rows, int at, const RowBytes* ahead,
+                 int num_ahead, Pair* keys) {
   const RowParts parts = parts_of(layout);
   const int steps = 2 * ((layout.dim + kBlock - 1) / kBlock);
   for (int j = 0; j < num_rows; ++j) {
     if (j < num_ahead) {
-      for (int line = 0; line < layout.row_bytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(ahead[j].row) + line, _MM_HINT_T0);
+      for (int line = 0; line < layout.row_bytes; line += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(ahead[j].row) + line, _MM_HINT_T0);
     }
     const int row = at + j;
     Pair* const start = keys + row / kLine * steps * kPiece + row % kLine * kLine;
@@ -94,7 +101,8 @@ void decode_keys(const RowLayout& layout, const RowBytes* rows, int num_rows, in
       for (int block = 0; block < parts.code_blocks; ++block) store(block, as_keys(load_slowly(rows[j], parts, block)));
     }
     for (int c = parts.first_word; c < parts.dim; c += kBlock) {
-      store(c / kBlock, as_keys(load_words(rows[j].row + parts.words + (c - parts.first_word) * sizeof(bf16), parts.dim - c)));
+      store(c / kBlock,
+            as_keys(load_words(rows[j].row + parts.words + (c - parts.first_word) * sizeof(bf16), parts.dim - c)));
     }
   }
 }
@@ -107,7 +115,8 @@ HWY_INLINE Words value_words(const RowBytes& row, const RowParts& parts, int blo
   }
   const std::uint8_t scale = bytes(row.footer)[parts.scales + block];
   const __m512i codes = _mm512_loadu_si512(bytes(row.row) + block * kBlock);
-  if (HWY_UNLIKELY(!fits_scaled_e4m3(scale) || any_nan(magnitudes(codes)))) return as_values(load_slowly(row, parts, block));
+  if (HWY_UNLIKELY(!fits_scaled_e4m3(scale) || any_nan(magnitudes(codes))))
+    return as_values(load_slowly(row, parts, block));
   return widen(codes_as_values(codes), scale);
 }
 
@@ -121,12 +130,13 @@ HWY_INLINE void store_half(const Words& x, std::int64_t at, Pair* values, std::i
   _mm512_mask_storeu_epi16(out + 3 * panel, half, _mm512_unpackhi_epi16(x.second, x.second));
 }
 
-void decode_values(const RowLayout& layout, const RowBytes* rows, std::int64_t num_rows, std::int64_t at, int column, Pair* values,
-                   std::int64_t panel) {
+void decode_values(const RowLayout& layout, const RowBytes* rows, std::int64_t num_rows, std::int64_t at, int column,
+                   Pair* values, std::int64_t panel) {
   constexpr std::int64_t kAhead = 8;
   const RowParts parts = parts_of(layout);
   const int block = column / kBlock;
-  const std::int64_t offset = block < parts.code_blocks ? column : parts.words + (column - parts.first_word) * std::int64_t{sizeof(bf16)};
+  const std::int64_t offset =
+      block < parts.code_blocks ? column : parts.words + (column - parts.first_word) * std::int64_t{sizeof(bf16)};
   std::int64_t j = 0;
   if (at % 2 != 0 && num_rows > 0) store_half(value_words(rows[j++], parts, block), at, values, panel);
   for (; j + 2 <= num_rows; j += 2) {
@@ -163,8 +173,8 @@ void pack(const bf16* q, std::int64_t head_stride, int heads, int dim, Pair* out
   }
 }
 
-/// 2^x for x <= 0, within 2e-7; 0 below the smallest normal number, where results would cost a hundred times as much; NaN for
-/// NaN.
+/// 2^x for x <= 0, within 2e-7; 0 below the smallest normal number, where results would cost a hundred times as much;
+/// NaN for NaN.
 HWY_INLINE __m512 power_of_two(__m512 x) {
   const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -179,12 +189,13 @@ HWY_INLINE __m512 power_of_two(__m512 x) {
 }
 
 template <bool kTiles>
-void weigh(const float* logits, int rows, int groups, float scale, const float* base, Pair* weights, std::int64_t weights_group, float* total) {
+void weigh(const float* logits, int rows, int groups, float scale, const float* base, Pair* weights,
+           std::int64_t weights_group, float* total) {
   constexpr float kLog2E = 1.44269504f;
   const std::int64_t stride = std::int64_t{groups} * kLine;
   const __m512 factor = _mm512_set1_ps(scale), log2e = _mm512_set1_ps(kLog2E);
-  const __m512i interleaved = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                                               18, 2, 17, 1, 16, 0);
+  const __m512i interleaved = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                                               6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   for (int g = 0; g < groups; ++g, logits += kLine, weights += weights_group) {
     const __m512 zero = _mm512_loadu_ps(base + g * kLine);
     __m512 sum = _mm512_setzero_ps();
@@ -232,7 +243,8 @@ HWY_INLINE void score_dots(const Pair* keys, int steps, const Pair* q, std::int6
   for (int step = 0; step < steps; ++step) {
     for (int p = 0; p < kLine; ++p) {
       __m512i b[Groups];
-      for (int g = 0; g < Groups; ++g) b[g] = _mm512_loadu_si512(q + (std::int64_t{g} * steps + step) * kPiece + p * kLine);
+      for (int g = 0; g < Groups; ++g)
+        b[g] = _mm512_loadu_si512(q + (std::int64_t{g} * steps + step) * kPiece + p * kLine);
 #pragma GCC unroll 8
       for (int i = 0; i < kDotRows; ++i) {
         for (int g = 0; g < Groups; ++g) sums[i][g] = add_pairs(sums[i][g], keys[step * kPiece + i * kLine + p], b[g]);
@@ -244,12 +256,14 @@ HWY_INLINE void score_dots(const Pair* keys, int steps, const Pair* q, std::int6
   }
 }
 
-void score_by_dots(const Pair* keys, int rows, int steps, const Pair* q, int groups, float scale, float* logits, float* most) {
+void score_by_dots(const Pair* keys, int rows, int steps, const Pair* q, int groups, float scale, float* logits,
+                   float* most) {
   const std::int64_t stride = std::int64_t{groups} * kLine;
   for (int g = 0; g < groups; g += 2) {
     for (int row = 0; row < rows; row += kDotRows) {
       const Pair* at = keys + (row / kLine * steps) * kPiece + row % kLine * kLine;
-      (g + 1 < groups ? score_dots<2> : score_dots<1>)(at, steps, q + std::int64_t{g} * steps * kPiece, stride, logits + row * stride + g * kLine);
+      (g + 1 < groups ? score_dots<2> : score_dots<1>)(at, steps, q + std::int64_t{g} * steps * kPiece, stride,
+                                                       logits + row * stride + g * kLine);
     }
   }
   find_largest(logits, rows, groups, scale, most);
@@ -259,7 +273,8 @@ HWY_INLINE void gather_dots(const Gathering& x, const Pair* weights, const Pair*
   const std::int64_t panel = std::int64_t{x.row_steps} * kPiece;
   __m512 held[kDotRows][2];
   for (int i = 0; i < kDotRows; ++i) {
-    for (int v = 0; v < 2; ++v) held[i][v] = x.fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + i * x.sums_head + v * kLine);
+    for (int v = 0; v < 2; ++v)
+      held[i][v] = x.fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + i * x.sums_head + v * kLine);
   }
   for (std::int64_t p = 0; p < std::int64_t{x.row_steps} * kLine; ++p) {
     const __m512i b[2] = {_mm512_loadu_si512(values + p * kLine), _mm512_loadu_si512(values + panel + p * kLine)};
@@ -285,10 +300,12 @@ void gather_by_dots(const Gathering& x) {
 
 // ---- AMX tiles ------------------------------------------------------------------------------------------------------
 
-void score_by_tiles(const Pair* keys, int rows, int steps, const Pair* q, int groups, float scale, float* logits, float* most) {
+void score_by_tiles(const Pair* keys, int rows, int steps, const Pair* q, int groups, float scale, float* logits,
+                    float* most) {
   const std::int64_t stride = std::int64_t{groups} * kLine, piece = std::int64_t{steps} * kPiece;
   for (int g = 0; g < groups; g += 2) {
-    (g + 1 < groups ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)(keys, piece, q + g * piece, piece, steps, true, logits + g * kLine, stride);
+    (g + 1 < groups ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)(keys, piece, q + g * piece, piece, steps, true,
+                                                                   logits + g * kLine, stride);
   }
   find_largest(logits, rows, groups, scale, most);
 }
@@ -297,17 +314,20 @@ void gather_by_tiles(const Gathering& x) {
   const std::int64_t panel = std::int64_t{x.row_steps} * kPiece;
   for (int v = 0; v < kValueColumns / kLine; v += 2) {
     for (int g = 0; g < x.groups; g += 2) {
-      (g + 1 < x.groups ? multiply_tiles<2, 2> : multiply_tiles<1, 2>)(x.weights + g * x.weights_group, x.weights_group, x.values + v * panel, panel,
-                                                                       x.row_steps, x.fresh, x.sums + g * kLine * x.sums_head + v * kLine,
-                                                                       x.sums_head);
+      (g + 1 < x.groups ? multiply_tiles<2, 2>
+                        : multiply_tiles<1, 2>)(x.weights + g * x.weights_group, x.weights_group, x.values + v * panel,
+                                                panel, x.row_steps, x.fresh,
+                                                x.sums + g * kLine * x.sums_head + v * kLine, x.sums_head);
     }
   }
 }
 
 void no_tiles() {}
 
-constexpr Bf16Loops kDots = {"dots", no_tiles, no_tiles, pack, decode_keys, decode_values, score_by_dots, weigh<false>, gather_by_dots};
-constexpr Bf16Loops kTiles = {"tiles", begin_tiles, end_tiles, pack, decode_keys, decode_values, score_by_tiles, weigh<true>, gather_by_tiles};
+constexpr Bf16Loops kDots = {"dots",        no_tiles,      no_tiles,     pack,          decode_keys,
+                             decode_values, score_by_dots, weigh<false>, gather_by_dots};
+constexpr Bf16Loops kTiles = {"tiles",       begin_tiles,    end_tiles,   pack,           decode_keys,
+                              decode_values, score_by_tiles, weigh<true>, gather_by_tiles};
 
 }  // namespace
 

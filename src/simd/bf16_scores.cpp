@@ -39,25 +39,30 @@ constexpr E2m1Tables kE2m1High = [] {
   return tables;
 }();
 
-/// 128 E2M1 codes under four UE8M0 scales, of which every one takes a lane of bytes, to four lines of pairs. A power of two
-/// is a subtraction from upper bytes, which stops at zero; an odd one takes the second half of the tables.
+/// 128 E2M1 codes under four UE8M0 scales, of which every one takes a lane of bytes, to four lines of pairs. A power of
+/// two is a subtraction from upper bytes, which stops at zero; an odd one takes the second half of the tables.
 HWY_INLINE void decode_e2m1(const std::uint8_t* codes, std::uint32_t scales, Pair* out) {
-  const __m512i low_table = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kE2m1High.low.data())));
-  const __m512i high_table = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kE2m1High.high.data())));
-  const __m512i each_lane = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(_mm_set1_epi8(1), _mm_setzero_si128())),
-                                               _mm256_set_m128i(_mm_set1_epi8(3), _mm_set1_epi8(2)), 1);
+  const __m512i low_table =
+      _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kE2m1High.low.data())));
+  const __m512i high_table =
+      _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kE2m1High.high.data())));
+  const __m512i each_lane =
+      _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(_mm_set1_epi8(1), _mm_setzero_si128())),
+                         _mm256_set_m128i(_mm_set1_epi8(3), _mm_set1_epi8(2)), 1);
   const __m512i scale = _mm512_shuffle_epi8(_mm512_set1_epi32(static_cast<int>(scales)), each_lane);
   const __m512i down = _mm512_sub_epi8(_mm512_set1_epi8(static_cast<char>(127 + kHighest)), scale);
   const __m512i odd = _mm512_slli_epi16(_mm512_and_si512(down, _mm512_set1_epi8(1)), 3);
   const __m512i halves = _mm512_and_si512(_mm512_srli_epi16(down, 1), _mm512_set1_epi8(0x7f));
-  const __m512i packed = _mm512_loadu_si512(codes), magnitude = _mm512_set1_epi8(7), sign = _mm512_set1_epi8(static_cast<char>(0x80));
+  const __m512i packed = _mm512_loadu_si512(codes), magnitude = _mm512_set1_epi8(7),
+                sign = _mm512_set1_epi8(static_cast<char>(0x80));
   constexpr int kAndOr = 0xea;  // (a & b) | c
   for (int nibble = 0; nibble < 2; ++nibble, out += 2 * kPiece) {
     const __m512i moved = nibble == 0 ? packed : _mm512_srli_epi16(packed, 4);
     const __m512i signs = nibble == 0 ? _mm512_slli_epi16(packed, 4) : packed;
     const __m512i index = _mm512_ternarylogic_epi32(moved, magnitude, odd, kAndOr);
     const __m512i low = _mm512_shuffle_epi8(low_table, index);
-    const __m512i high = _mm512_ternarylogic_epi32(signs, sign, _mm512_subs_epu8(_mm512_shuffle_epi8(high_table, index), halves), kAndOr);
+    const __m512i high = _mm512_ternarylogic_epi32(
+        signs, sign, _mm512_subs_epu8(_mm512_shuffle_epi8(high_table, index), halves), kAndOr);
     _mm512_storeu_si512(out, _mm512_unpacklo_epi8(low, high));
     _mm512_storeu_si512(out + kPiece, _mm512_unpackhi_epi8(low, high));
   }
@@ -70,7 +75,9 @@ HWY_NOINLINE void decode_e2m1_slowly(const std::uint8_t* codes, std::uint32_t sc
     for (int i = 0; i < 2 * kLine; ++i) {
       const int byte = i / 8 * 16 + step % 2 * 8 + i % 8;
       const float scale = decode_ue8m0(static_cast<std::uint8_t>(scales >> byte / 16 * 8));
-      words[i] = to_bf16(fathom::decode_e2m1(static_cast<std::uint8_t>(step < 2 ? codes[byte] : codes[byte] >> 4)) * scale).bits;
+      words[i] =
+          to_bf16(fathom::decode_e2m1(static_cast<std::uint8_t>(step < 2 ? codes[byte] : codes[byte] >> 4)) * scale)
+              .bits;
     }
     std::memcpy(out, words, sizeof(words));
   }
@@ -125,9 +132,11 @@ void pack(const RowLayout& layout, const RowBytes* heads, int num_heads, Pair* q
 
 // ---- dot products to scores -----------------------------------------------------------------------------------------
 
-/// sum + weights * max(dots * scale, 0), for lanes that are heads. The second operand of the maximum wins where one is NaN.
+/// sum + weights * max(dots * scale, 0), for lanes that are heads. The second operand of the maximum wins where one is
+/// NaN.
 HWY_INLINE __m512 add_scores(__m512 sum, __m512 dots, float scale, __m512 weights, __mmask16 there) {
-  return _mm512_mask3_fmadd_ps(_mm512_max_ps(_mm512_setzero_ps(), _mm512_mul_ps(dots, _mm512_set1_ps(scale))), weights, sum, there);
+  return _mm512_mask3_fmadd_ps(_mm512_max_ps(_mm512_setzero_ps(), _mm512_mul_ps(dots, _mm512_set1_ps(scale))), weights,
+                               sum, there);
 }
 HWY_INLINE __mmask16 lanes_below(int count) { return count >= 16 ? 0xffff : static_cast<__mmask16>((1u << count) - 1); }
 
@@ -152,10 +161,12 @@ HWY_INLINE void dots_of_tile(const Pair* keys, int steps, const Pair* q, float* 
     for (int step = 0; step < steps; ++step) {
       for (int p = 0; p < kLine; ++p) {
         __m512i b[Groups];
-        for (int g = 0; g < Groups; ++g) b[g] = _mm512_loadu_si512(q + (std::int64_t{g} * steps + step) * kPiece + p * kLine);
+        for (int g = 0; g < Groups; ++g)
+          b[g] = _mm512_loadu_si512(q + (std::int64_t{g} * steps + step) * kPiece + p * kLine);
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) {
-          for (int g = 0; g < Groups; ++g) sums[i][g] = add_pairs(sums[i][g], keys[step * kPiece + (row + i) * kLine + p], b[g]);
+          for (int g = 0; g < Groups; ++g)
+            sums[i][g] = add_pairs(sums[i][g], keys[step * kPiece + (row + i) * kLine + p], b[g]);
         }
       }
     }
@@ -166,8 +177,8 @@ HWY_INLINE void dots_of_tile(const Pair* keys, int steps, const Pair* q, float* 
 }
 
 template <bool kTiles>
-void score(const RowLayout& layout, const RowBytes* rows, std::int64_t count, Pair* keys, const Pair* q, int heads, const float* weights,
-           float* scores) {
+void score(const RowLayout& layout, const RowBytes* rows, std::int64_t count, Pair* keys, const Pair* q, int heads,
+           const float* weights, float* scores) {
   const int steps = layout.dim / kStep, groups = (heads + kLine - 1) / kLine;
   const std::int64_t piece = std::int64_t{steps} * kPiece;
   if constexpr (kTiles) begin_tiles();
@@ -183,10 +194,12 @@ void score(const RowLayout& layout, const RowBytes* rows, std::int64_t count, Pa
     for (int g = 0; g < groups; g += 2) {
       const bool two = g + 1 < groups;
       if constexpr (kTiles) {
-        (two ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)(keys, piece, q + g * piece, piece, steps, true, dots, 2 * kLine);
+        (two ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)(keys, piece, q + g * piece, piece, steps, true, dots,
+                                                            2 * kLine);
       } else {
         for (int tile = 0; tile < kScoredKeys / kLine; ++tile) {
-          (two ? dots_of_tile<2> : dots_of_tile<1>)(keys + tile * piece, steps, q + g * piece, dots + tile * kLine * 2 * kLine);
+          (two ? dots_of_tile<2> : dots_of_tile<1>)(keys + tile * piece, steps, q + g * piece,
+                                                    dots + tile * kLine * 2 * kLine);
         }
       }
       for (int v = 0; v < (two ? 2 : 1); ++v) {
@@ -196,7 +209,8 @@ void score(const RowLayout& layout, const RowBytes* rows, std::int64_t count, Pa
 #pragma GCC unroll 16
           for (int i = 0; i < kLine; ++i) {
             const int j = tile * kLine + i;
-            sums[tile][i] = add_scores(sums[tile][i], _mm512_load_ps(dots + (j * 2 + v) * kLine), scales[j], weight, there);
+            sums[tile][i] =
+                add_scores(sums[tile][i], _mm512_load_ps(dots + (j * 2 + v) * kLine), scales[j], weight, there);
           }
         }
       }

@@ -1,4 +1,5 @@
-// Columns of cached rows to f32 by vectors: row_codec's decode_row for a stripe of many rows. Included once for each target.
+// Columns of cached rows to f32 by vectors: row_codec's decode_row for a stripe of many rows. Included once for each
+// target.
 #if defined(FATHOM_SIMD_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef FATHOM_SIMD_DECODE_INL_H_
 #undef FATHOM_SIMD_DECODE_INL_H_
@@ -21,7 +22,8 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::simd {
 namespace HWY_NAMESPACE {
 
-/// codes[i] * scale. Where one is NaN, or the scale times 256 infinite, or they do not fill pairs of vectors, by the table.
+/// codes[i] * scale. Where one is NaN, or the scale times 256 infinite, or they do not fill pairs of vectors, by the
+/// table.
 HWY_INLINE void decode_e4m3(const std::uint8_t* HWY_RESTRICT codes, int count, float scale, float* HWY_RESTRICT out) {
   namespace hn = hwy::HWY_NAMESPACE;
   const hn::ScalableTag<float> d;
@@ -87,22 +89,24 @@ HWY_INLINE float scale_at(const RowSegment& scales, const RowBytes& bytes, int b
   return scale;
 }
 
-/// Columns [at, end) of a quantised segment, all under scale number `block`. Where scales are bytes in the footer, as in the
-/// caches that models fill, nothing is asked again for each row.
-HWY_INLINE void decode_block(const RowSegment& codes, const RowSegment& scales, const RowBytes* rows, std::int64_t num_rows, int block,
-                             int at, int end, float* out, std::int64_t stride) {
+/// Columns [at, end) of a quantised segment, all under scale number `block`. Where scales are bytes in the footer, as
+/// in the caches that models fill, nothing is asked again for each row.
+HWY_INLINE void decode_block(const RowSegment& codes, const RowSegment& scales, const RowBytes* rows,
+                             std::int64_t num_rows, int block, int at, int end, float* out, std::int64_t stride) {
   if (codes.dtype == DType::e4m3 && scales.dtype == DType::ue8m0 && scales.in_footer && !codes.in_footer) {
     constexpr std::int64_t kAhead = 8;
     for (std::int64_t j = 0; j < num_rows; ++j) {
       if (j + kAhead < num_rows) __builtin_prefetch(rows[j + kAhead].row + codes.offset + at);
       const float scale = kUe8m0Values[static_cast<std::uint8_t>(rows[j].footer[scales.offset + block])];
-      decode_e4m3(reinterpret_cast<const std::uint8_t*>(rows[j].row) + codes.offset + at, end - at, scale, out + j * stride);
+      decode_e4m3(reinterpret_cast<const std::uint8_t*>(rows[j].row) + codes.offset + at, end - at, scale,
+                  out + j * stride);
     }
     return;
   }
   for (std::int64_t j = 0; j < num_rows; ++j) {
     const float scale = scale_at(scales, rows[j], block);
-    const auto* in = reinterpret_cast<const std::uint8_t*>((codes.in_footer ? rows[j].footer : rows[j].row) + codes.offset);
+    const auto* in =
+        reinterpret_cast<const std::uint8_t*>((codes.in_footer ? rows[j].footer : rows[j].row) + codes.offset);
     if (codes.dtype == DType::e4m3) {
       decode_e4m3(in + at, end - at, scale, out + j * stride);
     } else {
@@ -123,8 +127,10 @@ void decode(const RowLayout& layout, const RowBytes* rows, std::int64_t num_rows
     float* columns = out + (from - first);
     if (quantised) {
       for (int at = from - segment.first; at < to - segment.first;) {
-        const int block = at / segment.scale_block, end = std::min(to - segment.first, (block + 1) * segment.scale_block);
-        decode_block(segment, layout.segments[i], rows, num_rows, block, at, end, columns + (at + segment.first - from), stride);
+        const int block = at / segment.scale_block,
+                  end = std::min(to - segment.first, (block + 1) * segment.scale_block);
+        decode_block(segment, layout.segments[i], rows, num_rows, block, at, end, columns + (at + segment.first - from),
+                     stride);
         at = end;
       }
       continue;

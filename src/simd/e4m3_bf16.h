@@ -1,6 +1,6 @@
-// E4M3 codes to bf16 with AVX-512 VBMI: the 128 magnitudes lie in registers as two tables of bytes, so that 64 codes take
-// two permutations and the sign's bit, whatever they are: subnormals and NaN are entries like others. A power of two is
-// folded into the tables at the cost of eight instructions. Callers carry the target attribute too.
+// E4M3 codes to bf16 with AVX-512 VBMI: the 128 magnitudes lie in registers as two tables of bytes, so that 64 codes
+// take two permutations and the sign's bit, whatever they are: subnormals and NaN are entries like others. A power of
+// two is folded into the tables at the cost of eight instructions. Callers carry the target attribute too.
 #pragma once
 
 #include <array>
@@ -16,7 +16,8 @@ namespace fathom::simd {
 inline constexpr std::array<std::uint16_t, 128> kE4m3Bf16 = [] {
   std::array<std::uint16_t, 128> words{};
   for (int code = 0; code < 128; ++code) {
-    words[code] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(decode_e4m3(static_cast<std::uint8_t>(code))) >> 16);
+    words[code] =
+        static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(decode_e4m3(static_cast<std::uint8_t>(code))) >> 16);
   }
   return words;
 }();
@@ -53,8 +54,8 @@ __attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline E4m
 }
 
 /// 64 codes as twice 32 bf16: first has bytes 0 to 7 of each 16, second has 8 to 15.
-__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_unordered_e4m3(const E4m3Table& table, __m512i codes,
-                                                                                                          __m512i& first, __m512i& second) {
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_unordered_e4m3(
+    const E4m3Table& table, __m512i codes, __m512i& first, __m512i& second) {
   const __m512i low = _mm512_permutex2var_epi8(table.low[0], codes, table.low[1]);
   const __m512i magnitude = _mm512_permutex2var_epi8(table.high[0], codes, table.high[1]);
   constexpr int kOrAnd = 0xf8;  // a | (b & c)
@@ -64,14 +65,17 @@ __attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline voi
 }
 
 /// The same, in order.
-__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_e4m3(const E4m3Table& table, __m512i codes,
-                                                                                                __m512i& first, __m512i& second) {
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_e4m3(const E4m3Table& table,
+                                                                                             __m512i codes,
+                                                                                             __m512i& first,
+                                                                                             __m512i& second) {
   const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
   widen_unordered_e4m3(table, _mm512_maskz_permutexvar_epi64(0xff, order, codes), first, second);
 }
 
-/// The same tables with exponents as high as they go, 2^119 and 2^118 times the values, for scales that change with every 64
-/// codes: a power of two is then a subtraction from the upper bytes, which stops at zero where the value is zero.
+/// The same tables with exponents as high as they go, 2^119 and 2^118 times the values, for scales that change with
+/// every 64 codes: a power of two is then a subtraction from the upper bytes, which stops at zero where the value is
+/// zero.
 struct alignas(64) E4m3High {
   std::array<std::uint8_t, 128> low{}, high{};
 };
@@ -101,8 +105,10 @@ inline constexpr std::array<std::uint32_t, 256> kE4m3Down = [] {
 }();
 
 /// 64 codes, none of them NaN, times a UE8M0 scale that fits; bytes go where widen_unordered_e4m3 puts them.
-__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_scaled_e4m3(__m512i codes, std::uint8_t scale,
-                                                                                                       __m512i& first, __m512i& second) {
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_scaled_e4m3(__m512i codes,
+                                                                                                    std::uint8_t scale,
+                                                                                                    __m512i& first,
+                                                                                                    __m512i& second) {
   const E4m3High& table = kE4m3High[(127 + kMostE4m3Exponent - scale) % 2];
   const std::uint8_t *lows = table.low.data(), *highs = table.high.data();
   const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(lows), codes, _mm512_load_si512(lows + 64));

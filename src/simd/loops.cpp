@@ -22,8 +22,8 @@ constexpr int kTileRows = HWY_MAX_BYTES >= 64 || HWY_ARCH_ARM_A64 ? 8 : 6;
 
 /// sums[i][v] += a[i, p] * b[p][v] over p: one load of b meets all rows.
 template <int Rows, int Vectors>
-HWY_INLINE void add_products(const float* HWY_RESTRICT a, std::int64_t a_i, std::int64_t a_p, const float* HWY_RESTRICT b, std::int64_t b_p,
-                             int k, V (&sums)[Rows][Vectors]) {
+HWY_INLINE void add_products(const float* HWY_RESTRICT a, std::int64_t a_i, std::int64_t a_p,
+                             const float* HWY_RESTRICT b, std::int64_t b_p, int k, V (&sums)[Rows][Vectors]) {
   const D d;
   for (int p = 0; p < k; ++p) {
     V row[Vectors];
@@ -36,7 +36,8 @@ HWY_INLINE void add_products(const float* HWY_RESTRICT a, std::int64_t a_i, std:
 }
 
 template <int Rows, int Vectors>
-HWY_INLINE void multiply_tile(const Product& x, const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, float* HWY_RESTRICT out) {
+HWY_INLINE void multiply_tile(const Product& x, const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
+                              float* HWY_RESTRICT out) {
   const D d;
   V sums[Rows][Vectors];
   for (int i = 0; i < Rows; ++i) {
@@ -60,7 +61,8 @@ HWY_INLINE void multiply_rest(const Product& x, int rows, const float* a, const 
 template <int Vectors>
 HWY_INLINE void multiply_panel(const Product& x, const float* b, float* out) {
   int i = 0;
-  for (; i + kTileRows <= x.m; i += kTileRows) multiply_tile<kTileRows, Vectors>(x, x.a + i * x.a_i, b, out + i * x.out_i);
+  for (; i + kTileRows <= x.m; i += kTileRows)
+    multiply_tile<kTileRows, Vectors>(x, x.a + i * x.a_i, b, out + i * x.out_i);
   multiply_rest<kTileRows - 1, Vectors>(x, x.m - i, x.a + i * x.a_i, b, out + i * x.out_i);
 }
 
@@ -71,7 +73,8 @@ void multiply(const Product& x) {
   if (j < x.n) multiply_panel<1>(x, x.b + j / (2 * lanes) * x.b_panel, x.out + j);
 }
 
-void largest(float* HWY_RESTRICT logits, std::int64_t stride, std::int64_t rows, std::int64_t heads, float scale, float* HWY_RESTRICT most) {
+void largest(float* HWY_RESTRICT logits, std::int64_t stride, std::int64_t rows, std::int64_t heads, float scale,
+             float* HWY_RESTRICT most) {
   const D d;
   const V factor = hn::Set(d, scale);
   for (std::int64_t h = 0; h < heads; h += hn::Lanes(d)) {
@@ -110,8 +113,8 @@ HWY_INLINE V rounded_to_bf16(D d, V x) {
   return hn::BitCast(d, hn::And(up, hn::Set(d32, 0xffff0000)));
 }
 
-void weigh(float* HWY_RESTRICT logits, std::int64_t stride, std::int64_t rows, std::int64_t heads, const float* HWY_RESTRICT base, bool round,
-           float* HWY_RESTRICT total) {
+void weigh(float* HWY_RESTRICT logits, std::int64_t stride, std::int64_t rows, std::int64_t heads,
+           const float* HWY_RESTRICT base, bool round, float* HWY_RESTRICT total) {
   const D d;
   for (std::int64_t h = 0; h < heads; h += hn::Lanes(d)) {
     const V zero = hn::LoadU(d, base + h);
@@ -141,7 +144,8 @@ void store(const float* HWY_RESTRICT values, std::int64_t count, float factor, D
       // A NaN keeps its upper bits and is made quiet, as to_bf16 does.
       const V quiet = hn::Or(value, hn::BitCast(d, hn::Set(d32, 0x400000)));
       const V stored = hn::IfThenElse(hn::Eq(value, value), rounded_to_bf16(d, value), quiet);
-      hn::StoreU(hn::DemoteTo(half, hn::ShiftRight<16>(hn::BitCast(d32, stored))), half, static_cast<std::int16_t*>(out) + c);
+      hn::StoreU(hn::DemoteTo(half, hn::ShiftRight<16>(hn::BitCast(d32, stored))), half,
+                 static_cast<std::int16_t*>(out) + c);
     }
   }
   for (; c < count; ++c) {
@@ -156,8 +160,8 @@ void store(const float* HWY_RESTRICT values, std::int64_t count, float factor, D
 
 /// Rows keys against all heads. Lanes past the last head hold zeros times keys, which may be NaN: they are left out.
 template <int Rows>
-HWY_INLINE void score_tile(const float* HWY_RESTRICT keys, const float* HWY_RESTRICT q, int dim, int heads, const float* HWY_RESTRICT weights,
-                           float* HWY_RESTRICT scores) {
+HWY_INLINE void score_tile(const float* HWY_RESTRICT keys, const float* HWY_RESTRICT q, int dim, int heads,
+                           const float* HWY_RESTRICT weights, float* HWY_RESTRICT scores) {
   const D d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   V score[Rows];
@@ -180,9 +184,11 @@ HWY_INLINE void score_tile(const float* HWY_RESTRICT keys, const float* HWY_REST
   for (int i = 0; i < Rows; ++i) scores[i] = hn::GetLane(hn::SumOfLanes(d, score[i]));
 }
 
-void score(const float* keys, std::int64_t num_keys, const float* q, int dim, int heads, const float* weights, float* scores) {
+void score(const float* keys, std::int64_t num_keys, const float* q, int dim, int heads, const float* weights,
+           float* scores) {
   std::int64_t j = 0;
-  for (; j + kTileRows <= num_keys; j += kTileRows) score_tile<kTileRows>(keys + j * dim, q, dim, heads, weights, scores + j);
+  for (; j + kTileRows <= num_keys; j += kTileRows)
+    score_tile<kTileRows>(keys + j * dim, q, dim, heads, weights, scores + j);
   for (; j < num_keys; ++j) score_tile<1>(keys + j * dim, q, dim, heads, weights, scores + j);
 }
 
@@ -207,7 +213,15 @@ std::int64_t above(const float* HWY_RESTRICT scores, std::int64_t count, float c
 }
 
 const Loops& loops() {
-  static const Loops kLoops = {hwy::TargetName(HWY_TARGET), static_cast<int>(hn::Lanes(D())), decode, multiply, largest, weigh, store, score, above};
+  static const Loops kLoops = {hwy::TargetName(HWY_TARGET),
+                               static_cast<int>(hn::Lanes(D())),
+                               decode,
+                               multiply,
+                               largest,
+                               weigh,
+                               store,
+                               score,
+                               above};
   return kLoops;
 }
 

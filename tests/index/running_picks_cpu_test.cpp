@@ -18,7 +18,8 @@ std::vector<std::int32_t> sorted_picks(const std::vector<float>& scores, std::in
   for (std::size_t j = 0; j < scores.size(); ++j) keys.push_back(pick_key(scores[j], static_cast<std::uint32_t>(j)));
   std::sort(keys.rbegin(), keys.rend());
   std::vector<std::int32_t> picks;
-  for (std::size_t k = 0; k < keys.size() && static_cast<std::int64_t>(k) < topk; ++k) picks.push_back(static_cast<std::int32_t>(picked_entry(keys[k])));
+  for (std::size_t k = 0; k < keys.size() && static_cast<std::int64_t>(k) < topk; ++k)
+    picks.push_back(static_cast<std::int32_t>(picked_entry(keys[k])));
   std::sort(picks.begin(), picks.end());
   picks.resize(topk, -1);
   return picks;
@@ -39,26 +40,40 @@ std::vector<std::int32_t> running_picks(const std::vector<float>& scores, std::i
 std::vector<std::pair<const char*, std::vector<float>>> rows() {
   constexpr int kCount = 9000;
   test::Random random(3);
-  std::vector<float> drawn(kCount), rising(kCount), falling(kCount), equal(kCount, 0.5f), two(kCount), nan(kCount, NAN), mixed(kCount), tiny(kCount);
+  std::vector<float> drawn(kCount), rising(kCount), falling(kCount), equal(kCount, 0.5f), two(kCount), nan(kCount, NAN),
+      mixed(kCount), tiny(kCount);
   for (int j = 0; j < kCount; ++j) {
     drawn[j] = random.next();
     rising[j] = static_cast<float>(j);
     falling[j] = static_cast<float>(-j);
     two[j] = j % 3 == 0 ? 1.0f : 0.0f;
-    mixed[j] = j % 7 == 0 ? NAN : j % 5 == 0 ? -0.0f : j % 11 == 0 ? std::numeric_limits<float>::infinity() : random.next();
+    mixed[j] = j % 7 == 0    ? NAN
+               : j % 5 == 0  ? -0.0f
+               : j % 11 == 0 ? std::numeric_limits<float>::infinity()
+                             : random.next();
     tiny[j] = static_cast<float>(random.below(4)) * 1e-45f;
   }
   std::vector<float> late = nan;
   late[8999] = -3;
-  return {{"drawn", drawn}, {"rising", rising}, {"falling", falling}, {"equal", equal}, {"two values", two}, {"all NaN", nan},
-          {"one number among NaN", late}, {"mixed", mixed}, {"denormal", tiny}, {"none", {}}, {"one", {5}}};
+  return {{"drawn", drawn},
+          {"rising", rising},
+          {"falling", falling},
+          {"equal", equal},
+          {"two values", two},
+          {"all NaN", nan},
+          {"one number among NaN", late},
+          {"mixed", mixed},
+          {"denormal", tiny},
+          {"none", {}},
+          {"one", {5}}};
 }
 
 TEST(RunningPicks, AgreeWithASort) {
   for (const auto& [name, scores] : rows()) {
     for (const std::int64_t topk : {1, 2, 100, 512, 4096, 10000}) {
       for (const std::int64_t block : {std::int64_t{100}, RunningPicks::kBlock}) {
-        EXPECT_EQ(running_picks(scores, topk, block), sorted_picks(scores, topk)) << name << ", " << topk << " of them, blocks of " << block;
+        EXPECT_EQ(running_picks(scores, topk, block), sorted_picks(scores, topk))
+            << name << ", " << topk << " of them, blocks of " << block;
       }
     }
   }
@@ -70,7 +85,8 @@ TEST(KeepBest, LeavesTheWorstOfTheBestLast) {
     for (const std::uint64_t range : {std::uint64_t{3}, std::uint64_t{1} << 20, ~std::uint64_t{0}}) {
       for (const std::int64_t topk : {std::int64_t{1}, count / 2 + 1, count, count + 5}) {
         std::vector<std::uint64_t> keys(count);
-        for (std::uint64_t& key : keys) key = static_cast<std::uint64_t>(random.below(1ll << 40)) * 0x9e3779b97f4a7c15u % range;
+        for (std::uint64_t& key : keys)
+          key = static_cast<std::uint64_t>(random.below(1ll << 40)) * 0x9e3779b97f4a7c15u % range;
         std::vector<std::uint64_t> expected = keys;
         std::sort(expected.rbegin(), expected.rend());
         expected.resize(std::min(topk, count));

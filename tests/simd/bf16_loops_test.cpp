@@ -1,5 +1,5 @@
-// The products of bf16 pairs against plain sums over decode_row's rows: formats, odd runs, rows and heads that do not fill
-// pieces, codes and scales from end to end. Skipped where the machine lacks the instructions.
+// The products of bf16 pairs against plain sums over decode_row's rows: formats, odd runs, rows and heads that do not
+// fill pieces, codes and scales from end to end. Skipped where the machine lacks the instructions.
 #include "simd/bf16_loops.h"
 
 #include <gtest/gtest.h>
@@ -44,7 +44,8 @@ class Bf16Loops : public testing::TestWithParam<InstructionSet> {
     decode_all();
   }
   void decode_all() {
-    for (std::size_t j = 0; j < rows_.size(); ++j) decode_row(layout_, rows_[j].row, rows_[j].footer, values_.data() + j * layout_.dim);
+    for (std::size_t j = 0; j < rows_.size(); ++j)
+      decode_row(layout_, rows_[j].row, rows_[j].footer, values_.data() + j * layout_.dim);
   }
   std::vector<bf16> make_q(int heads, int dim) {
     std::vector<bf16> q(heads * dim);
@@ -52,11 +53,14 @@ class Bf16Loops : public testing::TestWithParam<InstructionSet> {
     return q;
   }
   /// Logits of all rows as the loops compute them, [rows][groups * kLine].
-  std::vector<float> scored(const std::vector<bf16>& q, int heads, std::vector<float>* most = nullptr, float scale = 1) {
-    const int dim = layout_.dim, steps = (dim + 63) / 64 * 2, groups = (heads + kLine - 1) / kLine, count = static_cast<int>(rows_.size());
+  std::vector<float> scored(const std::vector<bf16>& q, int heads, std::vector<float>* most = nullptr,
+                            float scale = 1) {
+    const int dim = layout_.dim, steps = (dim + 63) / 64 * 2, groups = (heads + kLine - 1) / kLine,
+              count = static_cast<int>(rows_.size());
     std::vector<Pair> packed(groups * steps * kPiece), keys(2 * steps * kPiece);
     for (int g = 0; g < groups; ++g) {
-      loops_->pack(q.data() + g * kLine * dim, dim, std::min(kLine, heads - g * kLine), dim, packed.data() + g * steps * kPiece);
+      loops_->pack(q.data() + g * kLine * dim, dim, std::min(kLine, heads - g * kLine), dim,
+                   packed.data() + g * steps * kPiece);
     }
     const int blocks = (count + kScoreRows - 1) / kScoreRows;
     std::vector<float> logits(blocks * kScoreRows * groups * kLine), its(groups * kLine);
@@ -65,8 +69,10 @@ class Bf16Loops : public testing::TestWithParam<InstructionSet> {
       const int rows = std::min(kScoreRows, count - b * kScoreRows), half = rows / 3;
       std::fill(keys.begin(), keys.end(), Pair{0});
       loops_->decode_keys(layout_, rows_.data() + b * kScoreRows, half, 0, nullptr, 0, keys.data());
-      loops_->decode_keys(layout_, rows_.data() + b * kScoreRows + half, rows - half, half, rows_.data(), rows, keys.data());
-      loops_->score(keys.data(), rows, steps, packed.data(), groups, scale, logits.data() + b * kScoreRows * groups * kLine, its.data());
+      loops_->decode_keys(layout_, rows_.data() + b * kScoreRows + half, rows - half, half, rows_.data(), rows,
+                          keys.data());
+      loops_->score(keys.data(), rows, steps, packed.data(), groups, scale,
+                    logits.data() + b * kScoreRows * groups * kLine, its.data());
       if (most != nullptr) *most = its;
     }
     loops_->end();
@@ -85,7 +91,10 @@ struct Format {
   CacheFormat format;
   int dim;
 };
-constexpr Format kFormats[] = {{CacheFormat::kv_e4m3_ue8m0, 512}, {CacheFormat::kv_bf16, 512}, {CacheFormat::kv_bf16, 96}, {CacheFormat::kv_bf16, 7}};
+constexpr Format kFormats[] = {{CacheFormat::kv_e4m3_ue8m0, 512},
+                               {CacheFormat::kv_bf16, 512},
+                               {CacheFormat::kv_bf16, 96},
+                               {CacheFormat::kv_bf16, 7}};
 
 TEST_P(Bf16Loops, ScoreIsTheDotProduct) {
   for (const auto& [format, dim] : kFormats) {
@@ -100,7 +109,8 @@ TEST_P(Bf16Loops, ScoreIsTheDotProduct) {
         for (int j = 0; j < 45; ++j) {
           double dot = 0;
           for (int c = 0; c < dim; ++c) dot += static_cast<double>(to_f32(q[h * dim + c])) * values_[j * dim + c];
-          ASSERT_NEAR(logits[j * stride + h], dot, 1e-5 * (20 + std::abs(dot))) << name_of(format) << " row " << j << " head " << h;
+          ASSERT_NEAR(logits[j * stride + h], dot, 1e-5 * (20 + std::abs(dot)))
+              << name_of(format) << " row " << j << " head " << h;
           if (j >= kScoreRows) largest = std::max(largest, logits[j * stride + h] * -0.5f);
         }
         EXPECT_EQ(most[h], largest);
@@ -146,24 +156,32 @@ TEST_P(Bf16Loops, GatherIsTheWeightedSum) {
       for (const int window : {0, 1, 32, 33}) {
         constexpr int kRows = 71;
         make_rows(format, dim, kRows);
-        const int groups = (heads + kLine - 1) / kLine, blocks = (kRows + kScoreRows - 1) / kScoreRows, stride = groups * kLine;
+        const int groups = (heads + kLine - 1) / kLine, blocks = (kRows + kScoreRows - 1) / kScoreRows,
+                  stride = groups * kLine;
         std::vector<float> logits(blocks * kScoreRows * stride), base(stride, 0.25f), total(stride), sum(stride);
         for (float& logit : logits) logit = random_.next();
         std::vector<Pair> weights(groups * blocks * kPiece, 0xffffffff), values(4 * blocks * kPiece, 0);
         for (int b = 0; b < blocks; ++b) {
-          loops_->weigh(logits.data() + b * kScoreRows * stride, std::min(kScoreRows, kRows - b * kScoreRows), groups, 3, base.data(),
-                        weights.data() + b * kPiece, blocks * kPiece, total.data());
+          loops_->weigh(logits.data() + b * kScoreRows * stride, std::min(kScoreRows, kRows - b * kScoreRows), groups,
+                        3, base.data(), weights.data() + b * kPiece, blocks * kPiece, total.data());
           for (int h = 0; h < stride; ++h) sum[h] += total[h];
         }
         for (int column = 0; column < dim; column += kValueColumns) {
           std::fill(values.begin(), values.end(), Pair{0});
           loops_->decode_values(layout_, rows_.data(), window, 0, column, values.data(), blocks * kPiece);
-          loops_->decode_values(layout_, rows_.data() + window, kRows - window, window, column, values.data(), blocks * kPiece);
+          loops_->decode_values(layout_, rows_.data() + window, kRows - window, window, column, values.data(),
+                                blocks * kPiece);
           std::vector<float> sums(stride * kValueColumns, NAN);
           loops_->begin();
           for (const bool fresh : {true, false}) {
-            loops_->gather({.weights = weights.data(), .weights_group = blocks * kPiece, .values = values.data(), .sums = sums.data(),
-                            .sums_head = kValueColumns, .groups = groups, .row_steps = blocks, .fresh = fresh});
+            loops_->gather({.weights = weights.data(),
+                            .weights_group = blocks * kPiece,
+                            .values = values.data(),
+                            .sums = sums.data(),
+                            .sums_head = kValueColumns,
+                            .groups = groups,
+                            .row_steps = blocks,
+                            .fresh = fresh});
           }
           loops_->end();
           for (int h = 0; h < heads; ++h) {
@@ -172,12 +190,14 @@ TEST_P(Bf16Loops, GatherIsTheWeightedSum) {
             for (int j = 0; j < kRows; ++j) {
               const float weight = std::exp(logits[j * stride + h] * 3 - 0.25f);
               all += weight;
-              for (int c = 0; c < kValueColumns && column + c < dim; ++c) expected[c] += 2.0 * round_bf16(weight) * values_[j * dim + column + c];
+              for (int c = 0; c < kValueColumns && column + c < dim; ++c)
+                expected[c] += 2.0 * round_bf16(weight) * values_[j * dim + column + c];
             }
             EXPECT_NEAR(sum[h], all, 1e-5 * all);
             // A weight may be rounded to the other neighbour where it stands between two.
             for (int c = 0; c < kValueColumns; ++c) {
-              ASSERT_NEAR(sums[h * kValueColumns + c], expected[c], 2e-3 * all) << name_of(format) << " head " << h << " column " << column + c;
+              ASSERT_NEAR(sums[h * kValueColumns + c], expected[c], 2e-3 * all)
+                  << name_of(format) << " head " << h << " column " << column + c;
             }
           }
         }

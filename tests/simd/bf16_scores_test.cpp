@@ -43,7 +43,8 @@ Rows make_rows(const RowLayout& layout, int count, test::Random& random, Scale&&
   for (int j = 0; j < count; ++j) {
     std::byte *row = rows.bytes.data() + j * layout.row_bytes, *footer = rows.footers.data() + j * layout.footer_bytes;
     for (int i = 0; i < layout.row_bytes; ++i) {
-      row[i] = static_cast<std::byte>(layout.format == CacheFormat::index_e4m3_f32 ? random.below(112) | random.below(2) << 7 : random.below(256));
+      row[i] = static_cast<std::byte>(
+          layout.format == CacheFormat::index_e4m3_f32 ? random.below(112) | random.below(2) << 7 : random.below(256));
     }
     scale(j, footer);
     decode_row(layout, row, footer, rows.values.data() + j * layout.dim);
@@ -63,32 +64,38 @@ TEST_P(Bf16Scores, AreThoseOfTheDefinition) {
               const float scale = j % 5 == 4 ? -0.3f : 0.25f;  // any f32 is a scale
               std::memcpy(footer, &scale, sizeof(scale));
             }
-            for (int i = 0; format != CacheFormat::index_e4m3_f32 && i < dim / 32; ++i) footer[i] = static_cast<std::byte>(120 + random_.below(9));
+            for (int i = 0; format != CacheFormat::index_e4m3_f32 && i < dim / 32; ++i)
+              footer[i] = static_cast<std::byte>(120 + random_.below(9));
           };
           const Rows keys = make_rows(layout, num_keys, random_, draw);
           Rows q = make_rows(layout, heads, random_, [&](int j, std::byte* footer) {
             draw(0, footer);
-            if (format == CacheFormat::index_e4m3_f32) std::memset(footer, j % 2 == 0 ? 0xff : 0, 4);  // queries have none
+            if (format == CacheFormat::index_e4m3_f32)
+              std::memset(footer, j % 2 == 0 ? 0xff : 0, 4);  // queries have none
           });
           if (format == CacheFormat::index_e4m3_f32) {
             const float one = 1;
-            for (int h = 0; h < heads; ++h) decode_row(layout, q.where[h].row, reinterpret_cast<const std::byte*>(&one), q.values.data() + h * dim);
+            for (int h = 0; h < heads; ++h)
+              decode_row(layout, q.where[h].row, reinterpret_cast<const std::byte*>(&one), q.values.data() + h * dim);
           }
           const int groups = (heads + kLine - 1) / kLine, steps = dim / kStep;
           std::vector<Pair> packed(groups * steps * kPiece), scratch(2 * steps * kPiece);
           std::vector<float> weights(groups * kLine), scores(num_keys + 1, -7);
           for (int h = 0; h < heads; ++h) weights[h] = random_.next();
           scores_->pack(layout, q.where.data(), heads, packed.data());
-          scores_->score(layout, keys.where.data(), num_keys, scratch.data(), packed.data(), heads, weights.data(), scores.data());
+          scores_->score(layout, keys.where.data(), num_keys, scratch.data(), packed.data(), heads, weights.data(),
+                         scores.data());
           for (int j = 0; j < num_keys; ++j) {
             double score = 0, size = 0;
             for (int h = 0; h < heads; ++h) {
               double dot = 0;
-              for (int c = 0; c < dim; ++c) dot += static_cast<double>(q.values[h * dim + c]) * keys.values[j * dim + c];
+              for (int c = 0; c < dim; ++c)
+                dot += static_cast<double>(q.values[h * dim + c]) * keys.values[j * dim + c];
               score += std::max(dot, 0.0) * weights[h];
               size += std::abs(dot);
             }
-            ASSERT_NEAR(scores[j], score, 3e-6 * (size + 1)) << name_of(format) << " dim " << dim << " heads " << heads << " key " << j;
+            ASSERT_NEAR(scores[j], score, 3e-6 * (size + 1))
+                << name_of(format) << " dim " << dim << " heads " << heads << " key " << j;
           }
           EXPECT_EQ(scores[num_keys], -7);
         }

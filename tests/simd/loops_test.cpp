@@ -1,5 +1,5 @@
-// The loops of attend and index against plain ones, for each instruction set that the machine has: every size around the
-// edges of tiles and vectors, every row format, hostile numbers.
+// The loops of attend and index against plain ones, for each instruction set that the machine has: every size around
+// the edges of tiles and vectors, every row format, hostile numbers.
 #include "simd/loops.h"
 
 #include <gtest/gtest.h>
@@ -40,16 +40,20 @@ TEST_P(Loops, AreThoseOfTheForcedSet) {
 }
 
 /// Equal bits, or both NaN, or both zero.
-bool same(float a, float b) { return std::memcmp(&a, &b, sizeof(a)) == 0 || (std::isnan(a) && std::isnan(b)) || (a == 0 && b == 0); }
+bool same(float a, float b) {
+  return std::memcmp(&a, &b, sizeof(a)) == 0 || (std::isnan(a) && std::isnan(b)) || (a == 0 && b == 0);
+}
 
 TEST_P(Loops, DecodeIsDecodeRowForEveryFormatAndStripe) {
   struct Format {
     CacheFormat format;
     int dim, step;  // stripes of e2m1 rows are whole blocks
   };
-  const Format formats[] = {{CacheFormat::kv_f32, 70, 1},          {CacheFormat::kv_bf16, 70, 1},         {CacheFormat::kv_e4m3_ue8m0, 512, 1},
-                            {CacheFormat::kv_e4m3_f32, 576, 1},    {CacheFormat::index_f32, 40, 1},       {CacheFormat::index_e4m3_f32, 128, 1},
-                            {CacheFormat::index_e4m3_f32, 36, 1},  {CacheFormat::index_e2m1_ue8m0, 128, 32}, {CacheFormat::index_e2m1_ue8m0, 32, 32}};
+  const Format formats[] = {{CacheFormat::kv_f32, 70, 1},           {CacheFormat::kv_bf16, 70, 1},
+                            {CacheFormat::kv_e4m3_ue8m0, 512, 1},   {CacheFormat::kv_e4m3_f32, 576, 1},
+                            {CacheFormat::index_f32, 40, 1},        {CacheFormat::index_e4m3_f32, 128, 1},
+                            {CacheFormat::index_e4m3_f32, 36, 1},   {CacheFormat::index_e2m1_ue8m0, 128, 32},
+                            {CacheFormat::index_e2m1_ue8m0, 32, 32}};
   for (const auto& [format, dim, step] : formats) {
     const RowLayout layout = row_layout(format, dim).value();
     constexpr int kRows = 20;
@@ -77,7 +81,8 @@ TEST_P(Loops, DecodeIsDecodeRowForEveryFormatAndStripe) {
               ASSERT_EQ(came, -5) << "written past the stripe";
             } else {
               ASSERT_TRUE(same(came, expected[j * dim + first + c]))
-                  << name_of(format) << " row " << j << " element " << first + c << ": " << came << ", expected " << expected[j * dim + first + c];
+                  << name_of(format) << " row " << j << " element " << first + c << ": " << came << ", expected "
+                  << expected[j * dim + first + c];
             }
           }
         }
@@ -95,13 +100,23 @@ TEST_P(Loops, MultiplyIsOneChainForEachElement) {
         const auto before = values(m * n);
         for (const bool turned : {false, true}) {
           std::vector<float> out = before;
-          loops_.multiply({.m = m, .n = n, .k = k, .a = a.data(), .a_i = turned ? 1 : k, .a_p = turned ? m : 1,
-                           .b = b.data(), .b_p = width, .b_panel = width * k, .out = out.data(), .out_i = n});
+          loops_.multiply({.m = m,
+                           .n = n,
+                           .k = k,
+                           .a = a.data(),
+                           .a_i = turned ? 1 : k,
+                           .a_p = turned ? m : 1,
+                           .b = b.data(),
+                           .b_p = width,
+                           .b_panel = width * k,
+                           .out = out.data(),
+                           .out_i = n});
           for (int i = 0; i < m; ++i) {
             for (int j = 0; j < n; ++j) {
               double sum = before[i * n + j];
               for (int p = 0; p < k; ++p) {
-                sum += static_cast<double>(a[turned ? i + p * m : i * k + p]) * b[j / width * width * k + p * width + j % width];
+                sum += static_cast<double>(a[turned ? i + p * m : i * k + p]) *
+                       b[j / width * width * k + p * width + j % width];
               }
               ASSERT_NEAR(out[i * n + j], sum, 1e-5) << m << " x " << n << " x " << k;
             }
@@ -109,8 +124,17 @@ TEST_P(Loops, MultiplyIsOneChainForEachElement) {
           // The same in two steps: the chain goes on where it stood.
           std::vector<float> steps = before;
           for (int p = 0; p < k; p += 2) {
-            loops_.multiply({.m = m, .n = n, .k = std::min(2, k - p), .a = a.data() + (turned ? p * m : p), .a_i = turned ? 1 : k, .a_p = turned ? m : 1,
-                             .b = b.data() + p * width, .b_p = width, .b_panel = width * k, .out = steps.data(), .out_i = n});
+            loops_.multiply({.m = m,
+                             .n = n,
+                             .k = std::min(2, k - p),
+                             .a = a.data() + (turned ? p * m : p),
+                             .a_i = turned ? 1 : k,
+                             .a_p = turned ? m : 1,
+                             .b = b.data() + p * width,
+                             .b_p = width,
+                             .b_panel = width * k,
+                             .out = steps.data(),
+                             .out_i = n});
           }
           ASSERT_EQ(std::memcmp(out.data(), steps.data(), out.size() * sizeof(float)), 0);
         }
@@ -165,7 +189,10 @@ TEST_P(Loops, LargestPassesOverNaN) {
 TEST_P(Loops, StoreRoundsAsToBf16Does) {
   for (const int count : {1, 7, 16, 33}) {
     std::vector<float> in = values(count);
-    in[0] = count == 7 ? NAN : count == 16 ? std::bit_cast<float>(0xffffffffu) : count == 33 ? std::bit_cast<float>(0x7fffffffu) : kInfinity;
+    in[0] = count == 7    ? NAN
+            : count == 16 ? std::bit_cast<float>(0xffffffffu)
+            : count == 33 ? std::bit_cast<float>(0x7fffffffu)
+                          : kInfinity;
     std::vector<bf16> out(count + 1, bf16{0x1234});
     std::vector<float> wide(count + 1, -5);
     loops_.store(in.data(), count, 0.3f, DType::bf16, out.data());
@@ -185,7 +212,8 @@ TEST_P(Loops, ScoreLeavesOutLanesWithoutHeads) {
     for (const int num_keys : {1, 5, 6, 9, 17}) {
       constexpr int kDim = 32;
       const int panels = (heads + width - 1) / width;
-      std::vector<float> q(panels * width * kDim), weights(panels * width), keys = values(num_keys * kDim), scores(num_keys);
+      std::vector<float> q(panels * width * kDim), weights(panels * width), keys = values(num_keys * kDim),
+                                                                            scores(num_keys);
       for (int h = 0; h < heads; ++h) {
         weights[h] = random_.next();
         for (int c = 0; c < kDim; ++c) q[(h / width * kDim + c) * width + h % width] = random_.next();
@@ -196,7 +224,8 @@ TEST_P(Loops, ScoreLeavesOutLanesWithoutHeads) {
         double score = 0;
         for (int h = 0; h < heads; ++h) {
           double dot = 0;
-          for (int c = 0; c < kDim; ++c) dot += static_cast<double>(q[(h / width * kDim + c) * width + h % width]) * keys[j * kDim + c];
+          for (int c = 0; c < kDim; ++c)
+            dot += static_cast<double>(q[(h / width * kDim + c) * width + h % width]) * keys[j * kDim + c];
           score += (dot < 0 ? 0 : dot) * weights[h];
         }
         if (std::isfinite(score)) {
@@ -224,7 +253,8 @@ TEST_P(Loops, AboveKeepsWhatIsNotBelowTheCut) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Loops, testing::ValuesIn(simd::target_names()), [](const auto& tested) { return std::string(tested.param); });
+INSTANTIATE_TEST_SUITE_P(All, Loops, testing::ValuesIn(simd::target_names()),
+                         [](const auto& tested) { return std::string(tested.param); });
 
 }  // namespace
 }  // namespace fathom
