@@ -28,6 +28,7 @@ struct BenchOptions {
   std::int64_t tokens = 256;
   int batch = 1;
   std::optional<std::int64_t> context;
+  Split split = Split::balanced;
 };
 
 std::string time_text(double seconds) {
@@ -156,6 +157,7 @@ int run_bench(const BenchOptions& options) {
   layer.tokens = options.tokens;
   layer.batch = options.batch;
   layer.context = options.context;
+  layer.split = options.split;
   layer.device = options.device;
   layer.forced = options.forced;
   return bench_layer(layer);
@@ -204,6 +206,7 @@ void add_bench(CLI::App& app, int& exit_code) {
   verb->add_option("--context", options->context, "Tokens of each before it, made up; default: as prefilled")
       ->check(CLI::Range(0, 1 << 24))
       ->needs(model_layer);
+  add_split(*verb, options->split)->needs(model_layer);
   verb->callback([options, &exit_code] { exit_code = run_bench(*options); });
 }
 

@@ -156,6 +156,7 @@ Status run(const BenchLayerOptions& options) {
   FATHOM_TRY(fill_rope_table(config.rope, 0, rope_table));
   FATHOM_ASSIGN(LayerProblem problem, layer_problem(config, Numerics::served));
   weights.describe(problem);
+  problem.split = options.split;
   problem.max_entries = static_cast<std::int32_t>(std::max<std::int64_t>(1, positions / std::max(1, config.compress_ratio)));
 
   DeviceCopies copies(device);

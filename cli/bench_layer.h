@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cli/device_choice.h"
+#include "fathom/attend.h"
 #include "fathom/config.h"
 #include "harness/conformance.h"
 
@@ -17,6 +18,7 @@ struct BenchLayerOptions {
   std::int64_t tokens = 256;  ///< prefilled in one step
   int batch = 1;              ///< sequences of the decode step, which brings one token of each
   std::optional<std::int64_t> context;  ///< tokens before that step, made up; absent: `tokens`
+  Split split = Split::balanced;
   DeviceChoice device;
   harness::Forced forced;     ///< of the layer and its stages
 };

@@ -142,6 +142,7 @@ Result<LayerProblem> problem_for(const LayerConfig& config, const LoadedLayer& w
                                  const LayerRunOptions& options) {
   FATHOM_ASSIGN(LayerProblem problem, layer_problem(config, options.numerics));
   problem.num_seqs = 1;
+  problem.split = options.split;
   const std::int64_t chunk = options.chunk > 0 ? options.chunk : kDefaultChunk;
   problem.num_tokens =
       static_cast<std::int32_t>(std::clamp<std::int64_t>(prefill_tokens(options, num_tokens), 1, chunk));

@@ -25,6 +25,7 @@ struct LayerRunOptions {
   std::int64_t chunk = 0;               ///< tokens of a prefill step; 0: kDefaultChunk
   int page_size = 0;                    ///< rows of a page, all caches; 0: the default of each
   std::uint64_t page_order_seed = 0;
+  Split split = Split::balanced;
   harness::Forced forced;  ///< of the layer and its stages
   std::optional<CacheFormat> kv_format, index_format;
   bool dump = false;

@@ -71,6 +71,16 @@ void add_device(CLI::App& verb, DeviceChoice& device) {
   });
 }
 
+CLI::Option* add_split(CLI::App& verb, Split& split) {
+  const auto read = [&split](const std::string& word) {
+    split = word == kSplitWords[static_cast<int>(Split::fixed)] ? Split::fixed : Split::balanced;
+  };
+  return verb
+      .add_option_function<std::string>(
+          "--split", read, "Where attend cuts rows on a GPU: balanced fills it; fixed gives the same bits in any batch")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kSplitWords), std::end(kSplitWords))));
+}
+
 CLI::Validator op_name(const std::vector<std::string>& others) {
   std::vector<std::string> names;
   for (const OpSpec* op : op_table()) names.emplace_back(op->name);

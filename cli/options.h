@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cli/device_choice.h"
+#include "fathom/attend.h"
 #include "harness/conformance.h"
 
 namespace fathom::cli {
@@ -20,6 +21,9 @@ void add_force(CLI::App& verb, harness::Forced& forced, const std::string& meani
 void add_device(CLI::App& verb, DeviceChoice& device);
 /// --device alone, for verbs that ask and do not run.
 CLI::Option* add_device_name(CLI::App& verb, DeviceChoice& device);
+
+/// --split balanced or fixed.
+CLI::Option* add_split(CLI::App& verb, Split& split);
 
 /// An op's name, or one of `others`.
 CLI::Validator op_name(const std::vector<std::string>& others = {});

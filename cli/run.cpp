@@ -194,6 +194,7 @@ void add_run(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(std::int64_t{0}, kMaxPageSize));
   verb->add_option("--page-order-seed", layer.page_order_seed, "Hand pages out in a seeded random order; 0: in order");
   add_device(*verb, options->device);
+  add_split(*verb, layer.split);
   add_force(*verb, layer.forced, "take this implementation (repeatable)");
   const auto add_format = [&](const char* option, const char* meaning, std::optional<CacheFormat>& format,
                               const std::vector<std::string>& words) {

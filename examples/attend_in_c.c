@@ -61,11 +61,19 @@ int main(void) {
       fathom_tensor_packed(begin, FATHOM_I32, 1, kTokens, 0, 0, 0),
       fathom_tensor_packed(end, FATHOM_I32, 1, kTokens, 0, 0, 0),
       fathom_tensor_packed(block_table, FATHOM_I32, 2, 1, kPages, 0, 0),
-      absent, absent, absent, absent, absent, absent, /* entries.*: this layer has none */
-      absent,                                         /* attn_sink */
+      absent,
+      absent,
+      absent,
+      absent,
+      absent,
+      absent, /* entries.*: this layer has none */
+      absent, /* attn_sink */
       fathom_tensor_packed(out, FATHOM_F32, 3, kTokens, kHeads, kDim, 0),
       absent, /* lse */
       absent, /* max_logits */
+      absent, /* rope_table: queries come rotated, the result stays so */
+      absent, /* positions */
+      absent, /* out_scale */
   };
   check(fathom_run(plan, args, (int32_t)(sizeof(args) / sizeof(args[0])), &workspace, NULL, &status), &status);
 

@@ -128,6 +128,7 @@ Comparison compare(const OpCase& built, const WatchedRun& run, const WatchedRun&
   };
   if (op == "index" || op == "layer") keep(compare_picks(built, run, reference, rows));
   if (op == "index_query") keep(compare_index_queries(built, run, reference));
+  if (op == "attend") keep(compare_result_codes(built, run, reference));
   for (std::size_t i = 0; i < built.args.size(); ++i) {
     const ArgSpec& spec = built.op->args[i];
     if (!is_written(spec.role) || run.views[i].is_absent()) continue;

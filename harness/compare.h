@@ -45,6 +45,9 @@ ArgComparison compare_cache(const OpCase& built, std::size_t arg, const WatchedR
 /// Quantised index queries with their scales, and the head weights that may carry a scale.
 std::vector<ArgComparison> compare_index_queries(const OpCase& built, const WatchedRun& run,
                                                  const WatchedRun& reference);
+/// attend's results as codes with their scales.
+std::vector<ArgComparison> compare_result_codes(const OpCase& built, const WatchedRun& run,
+                                                const WatchedRun& reference);
 /// Picks against the reference's, judged by scores at the cut, and against the run's own scores exactly.
 /// Sets `rows[t]` to false where the picks of token t differ.
 std::vector<ArgComparison> compare_picks(const OpCase& built, const WatchedRun& run, const WatchedRun& reference,

@@ -166,6 +166,64 @@ ArgComparison compare_cache(const OpCase& built, std::size_t arg, const WatchedR
   return result;
 }
 
+std::vector<ArgComparison> compare_result_codes(const OpCase& built, const WatchedRun& run,
+                                                const WatchedRun& reference) {
+  constexpr std::int64_t kBlock = 128;
+  // Results may be 4e-3 off where code steps are 6e-2 apart, and closer together near zero.
+  constexpr double kMostDiffering = 0.1;
+  const std::size_t out_at = built.index_of("out"), scale_at = built.index_of("out_scale");
+  const TensorView &out = run.views[out_at], &expected_out = reference.views[out_at];
+  if (out.dtype != DType::e4m3) return {};
+  const TensorView &scale = run.views[scale_at], &expected_scale = reference.views[scale_at];
+  ArgComparison codes, scales;
+  codes.name = "out";
+  scales.name = "out_scale";
+  codes.because = scales.because = "as out in bf16, and codes and scales flip at rounding boundaries";
+  const Tolerance tolerance = tolerance_of(built, "out", DType::bf16);
+  const auto value_of = [&](const TensorView& rows, const TensorView& row_scales, std::int64_t t, std::int64_t h,
+                            std::int64_t i) {
+    return element_of(rows.row<std::byte>(t, h), DType::e4m3, i) *
+           ue8m0_value(row_scales.row<std::uint8_t>(t, h)[i / kBlock]);
+  };
+  double square = 0;
+  for (std::int64_t t = 0; t < out.shape[0]; ++t) {
+    for (std::int64_t h = 0; h < out.shape[1]; ++h) {
+      for (std::int64_t i = 0; i < out.shape[2]; ++i) {
+        const double value = value_of(expected_out, expected_scale, t, h, i);
+        square += std::isfinite(value) ? value * value : 0;
+      }
+    }
+  }
+  const double rms = std::sqrt(square / std::max<double>(1, static_cast<double>(out.numel())));
+  for (std::int64_t t = 0; t < out.shape[0]; ++t) {
+    for (std::int64_t h = 0; h < out.shape[1]; ++h) {
+      for (std::int64_t i = 0; i < out.shape[2]; ++i) {
+        const double s = ue8m0_value(scale.row<std::uint8_t>(t, h)[i / kBlock]),
+                     expected_s = ue8m0_value(expected_scale.row<std::uint8_t>(t, h)[i / kBlock]);
+        if (i % kBlock == 0) {
+          ++scales.elements;
+          scales.differing += s != expected_s;
+        }
+        const double a = value_of(out, scale, t, h, i), b = value_of(expected_out, expected_scale, t, h, i);
+        ++codes.elements;
+        if (a == b || (std::isnan(a) && std::isnan(b))) continue;
+        ++codes.differing;
+        const double difference = std::fabs(a - b);
+        if (std::isfinite(difference)) codes.max_absolute = std::max(codes.max_absolute, difference);
+        const double off = tolerance.absolute * rms + tolerance.relative * std::fabs(b);
+        const double moved = a > b ? a - off : a + off;  // what is left of the difference must be one step
+        if (!(difference <= off) && !are_neighbours(DType::e4m3, moved, s, b, expected_s) && codes.failure.empty()) {
+          codes.failure =
+              sentence("token %lld element %d is %.9g, expected %.9g", t, static_cast<int>(h * out.shape[2] + i), a, b);
+        }
+      }
+    }
+  }
+  check_share(codes, "codes", {codes.elements, codes.differing}, kMostDiffering);
+  check_share(scales, "scales", {scales.elements, scales.differing}, kMostDiffering);
+  return {codes, scales};
+}
+
 std::vector<ArgComparison> compare_index_queries(const OpCase& built, const WatchedRun& run,
                                                  const WatchedRun& reference) {
   const std::size_t q_at = built.index_of("q"), scale_at = built.index_of("q_scale"),

@@ -140,6 +140,10 @@ void generate_attend(CaseBuilder& builder) {
     if (!builder.status().ok()) return;
   }
 
+  if (problem.q_form == QForm::raw || problem.out_form != OutForm::plain) {
+    add_rope_table(builder, sequences, problem.rope_dim);
+    add_positions(builder, sequences);
+  }
   const std::int64_t sink = builder.word("sink", random.between(0, 1));
   if (sink > 0) {
     const TensorView logits = builder.add("attn_sink");
@@ -152,6 +156,10 @@ void generate_attend(CaseBuilder& builder) {
   builder.add_output("out");
   builder.add_output("lse");
   builder.add_output("max_logits");
+  if (problem.out_form == OutForm::e4m3) {
+    builder.add_output("out_scale");
+    builder.require_output("out_scale");
+  }
 }
 
 void generate_merge_partials(CaseBuilder& builder) {

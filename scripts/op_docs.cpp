@@ -66,14 +66,21 @@ std::string determinism_page() {
       "| op | implementation | repeatability | batch invariance |\n|---|---|---|---|\n";
   for (const Determinism& row : determinism_table()) {
     text += "| [" + std::string(row.op) + "](" + row.op + ".md) | `" + row.implementation + "`" +
-            (std::string(row.op) == "layer" ? std::string(" (") + name_of(row.device) + ")" : std::string()) + " | " +
+            (std::string(row.op) == "layer" ? std::string(" (") + name_of(row.device) + ")" : std::string()) +
+            (*row.condition != 0 ? std::string(", `") + row.condition + "`" : std::string()) + " | " +
             name_of(row.repeatability) + " | " + name_of(row.batch_invariance) + " |\n";
   }
   text +=
-      "\nThe suite `DeterminismWords` proves the CPU's rows: twenty runs on one to four threads with other bytes in outputs and workspace,\n"
-      "and the tokens of every case in one call, in two, and each alone with the last first (whole sequences where an op carries state).\n"
-      "`CudaConformance` runs every case twice and demands equal bits. A layer's words are those of the weakest of its ops; on the CPU its\n"
-      "bits depend on chunks, page sizes and page order as little (suite `Layer`). Other instruction sets, GPUs and builds give other bits.\n";
+      "\nThe suite `DeterminismWords` proves the CPU's rows: twenty runs on one to four threads with other bytes in "
+      "outputs and workspace,\n"
+      "and the tokens of every case in one call, in two, and each alone with the last first (whole sequences where an "
+      "op carries state).\n"
+      "`CudaConformance` runs every case twice and demands equal bits; `AttendSplit` proves the batch invariance that "
+      "attend's CUDA rows\n"
+      "promise, over batches, neighbours, plans and multiprocessors. A layer's words are those of the weakest of its "
+      "ops; on the CPU its\n"
+      "bits depend on chunks, page sizes and page order as little (suite `Layer`). Other instruction sets, GPUs and "
+      "builds give other bits.\n";
   return text;
 }
 

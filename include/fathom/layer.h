@@ -45,6 +45,7 @@ struct LayerProblem {
   std::int32_t state_page_size = 4;
   std::int32_t index_state_page_size = 4;
   float norm_eps = 1e-6f;
+  Split split = Split::balanced;  ///< of attend
 
   bool operator==(const LayerProblem&) const = default;
   static const ProblemSpec& spec() noexcept;

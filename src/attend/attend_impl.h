@@ -6,7 +6,25 @@
 
 namespace fathom {
 
+constexpr int kOutScaleBlock = 128;  ///< elements of a result that share a scale (out_form=e4m3)
+
 Status attend_reference(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
+
+using AttendPrepare = Result<Prepared> (*)(const AttendProblem& problem, const Device& device,
+                                           const PlanOptions& options);
+using AttendRun = Status (*)(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
+/// A CPU kernel that knows final queries and plain results, made to take every form.
+Result<Prepared> prepare_forms_cpu(AttendPrepare prepare, const AttendProblem& problem, const Device& device,
+                                   const PlanOptions& options);
+Status attend_forms_cpu(AttendRun run, const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
+template <AttendPrepare Prepare>
+Result<Prepared> prepare_any_form(const AttendProblem& problem, const Device& device, const PlanOptions& options) {
+  return prepare_forms_cpu(Prepare, problem, device, options);
+}
+template <AttendRun Run>
+Status attend_any_form(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
+  return attend_forms_cpu(Run, problem, args, context);
+}
 
 Result<Prepared> prepare_attend_cpu(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);

@@ -4,14 +4,16 @@
 
 #include <bit>
 
+#include "attend/attend_impl.h"
+#include "attend/attend_policy.h"
 #include "attend/row_walk.h"
+#include "device/head_rows.cuh"
 #include "device/mma.cuh"
-#include "device/rows.cuh"
 
 namespace fathom::attend_rows {
 
 constexpr int kRowBytes = 576, kScaleBytes = 8;
-constexpr int kDim = 512;
+constexpr int kDim = 512, kRotary = 64;  ///< elements of a head; the last of them are rotated
 /// How far (base 2) a logit may leave the base of its softmax before the base follows: weights up to 2^kSlack do no
 /// harm, and sums are rarely rescaled.
 constexpr float kSlack = 8;
@@ -40,6 +42,7 @@ struct Launch {
   PagedCacheView caches[2];
   SetPlace places[2];
   std::int64_t units;  ///< queries times their blocks of heads
+  std::int64_t first_unit;  ///< of this launch, where one is not enough
   int heads;           ///< of a block, at most
   int splits;          ///< blocks that share a query's rows
   int parts;           ///< of them that leave their sums in memory: all, or one for each cluster
@@ -83,6 +86,11 @@ inline bool has_short_pages(const Launch& launch) noexcept {
 /// Rows of heads that are read and written 16 bytes at a time.
 inline bool has_aligned_rows(const TensorView& view) noexcept {
   return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.strides[0] % 8 == 0 && view.strides[1] % 8 == 0;
+}
+
+/// Raw queries whose norm `project` would sum as these kernels do.
+inline bool has_whole_queries(const AttendProblem& problem, const AttendArgs& args) noexcept {
+  return problem.q_form == QForm::final || has_wide_heads(args.q, args.rope_table);
 }
 
 /// The rows of one query, window first. Looking a row up is split in two, so that the load of its index or page number
@@ -160,23 +168,70 @@ __device__ inline void store_head_state(const Launch& launch, std::int64_t t, in
   if (!args.max_logits.is_absent()) args.max_logits.row<float>(t)[h] = most * kLn2;
 }
 
-/// Stores kCount neighbouring elements of one head's result.
-template <int kCount>
-__device__ void store_result(const Launch& launch, std::int64_t t, int h, int first, const float (&values)[kCount],
-                             const Finish& finish) {
-  const TensorView& out = launch.args.out;
-  bf16* to = static_cast<bf16*>(out.data) + t * out.strides[0] + h * out.strides[1] + first;
-  std::uint32_t packed[kCount / 2];
+/// A query's row of the rotary table, where its form asks for one.
+struct Turn {
+  const float* rope = nullptr;  ///< cosines, then sines; null: nothing is turned
+  bool is_padding = false;      ///< a query without a position: all zeros
+};
+__device__ __forceinline__ Turn turn_by(const TensorView& rope_table, std::int64_t position) {
+  if (!is_token(rope_table, position)) return {nullptr, true};
+  return {rope_row(rope_table, position), false};
+}
+__device__ __forceinline__ Turn turn_at(const AttendArgs& args, std::int64_t t) {
+  return turn_by(args.rope_table, args.positions.at<std::int32_t>(t));
+}
+__device__ __forceinline__ Turn turn_of_result(const Launch& launch, std::int64_t t) {
+  return launch.problem.out_form == OutForm::plain ? Turn{} : turn_at(launch.args, t);
+}
+
+/// 2 * kPairs neighbouring elements of one head's result from `first` on, as bf16, turned back if the form asks for it.
+template <int kPairs>
+__device__ __forceinline__ void finish_result(const Turn& turn, int first, const float (&values)[2 * kPairs],
+                                              const Finish& finish, std::uint32_t (&pairs)[kPairs]) {
 #pragma unroll
-  for (int i = 0; i < kCount / 2; ++i) {
-    packed[i] =
-        finish.is_empty ? 0u : mma::pack_bf16x2(values[2 * i] * finish.inverse, values[2 * i + 1] * finish.inverse);
+  for (int i = 0; i < kPairs; ++i) {
+    pairs[i] = finish.is_empty || turn.is_padding
+                   ? 0u
+                   : mma::pack_bf16x2(values[2 * i] * finish.inverse, values[2 * i + 1] * finish.inverse);
   }
-  if constexpr (kCount % 8 == 0) {
+  if (turn.rope == nullptr || first < kDim - kRotary) return;
+  rotate_pairs(pairs, turn.rope + (first - (kDim - kRotary)) / 2, kRotary / 2, -1.f);
+}
+template <int kWords>
+__device__ __forceinline__ void store_words(void* to, const std::uint32_t (&words)[kWords]) {
+  if constexpr (kWords % 4 == 0) {
 #pragma unroll
-    for (int i = 0; i < kCount / 8; ++i) reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(packed)[i];
+    for (int i = 0; i < kWords / 4; ++i) static_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(words)[i];
+  } else if constexpr (kWords == 2) {
+    *static_cast<uint2*>(to) = uint2{words[0], words[1]};
   } else {
-    *reinterpret_cast<uint2*>(to) = uint2{packed[0], packed[1]};
+    *static_cast<std::uint32_t*>(to) = words[0];
+  }
+}
+/// Stores pairs as they are.
+template <int kPairs>
+__device__ __forceinline__ void store_pairs(const Launch& launch, std::int64_t t, int h, int first,
+                                            const std::uint32_t (&pairs)[kPairs]) {
+  store_words(launch.args.out.row<bf16>(t, h) + first, pairs);
+}
+/// Stores them as codes. `largest` is that of their block of kOutScaleBlock elements; whose first element it is stores
+/// the scale.
+template <int kPairs>
+__device__ __forceinline__ void store_codes(const Launch& launch, std::int64_t t, int h, int first,
+                                            const std::uint32_t (&pairs)[kPairs], float largest) {
+  const int exponent = q8_exponent(largest);
+  std::uint32_t codes[kPairs / 2];
+  encode_pairs(pairs, exponent, codes);
+  auto* to = launch.args.out.row<std::uint8_t>(t, h) + first;
+  if constexpr (kPairs == 8) {
+    const std::uint32_t halves[2][2] = {{codes[0], codes[1]}, {codes[2], codes[3]}};
+    store_words(to, halves[0]);  // rows start on eight bytes
+    store_words(to + 8, halves[1]);
+  } else {
+    store_words(to, codes);
+  }
+  if (first % kOutScaleBlock == 0) {
+    launch.args.out_scale.row<std::uint8_t>(t, h)[first / kOutScaleBlock] = static_cast<std::uint8_t>(exponent + 127);
   }
 }
 
@@ -218,15 +273,26 @@ __device__ __forceinline__ void add_part(const JoinedHead& head, int part, unsig
     sums[i][3] = fmaf(factor, v.w, sums[i][3]);
   }
 }
-/// A warp's result of head h: sums are multiplied by `unit_of_sums` on the way out.
+/// A warp's result of head h: sums are multiplied by `unit_of_sums` on the way out. `turn` is turn_of_result, found in
+/// time.
 __device__ __forceinline__ void store_joined(const Launch& launch, std::int64_t t, int h, const JoinedHead& head,
-                                             unsigned chunks, const float (&sums)[4][4], float unit_of_sums) {
+                                             unsigned chunks, const float (&sums)[4][4], float unit_of_sums,
+                                             const Turn& turn) {
   const int lane = threadIdx.x % 32;
   Finish finish = finish_head(sink_of(launch, h), head.base, head.total);
   finish.inverse *= unit_of_sums;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if ((chunks >> i & 1) != 0) store_result<4>(launch, t, h, (lane + 32 * i) * 4, sums[i], finish);
+    if ((chunks >> i & 1) == 0) continue;
+    const int first = (lane + 32 * i) * 4;
+    std::uint32_t pairs[2];
+    finish_result(turn, first, sums[i], finish, pairs);
+    if (launch.problem.out_form != OutForm::e4m3) {
+      store_pairs(launch, t, h, first, pairs);
+    } else {
+      static_assert(kOutScaleBlock == 32 * 4);
+      store_codes(launch, t, h, first, pairs, warp_max(largest_of_pairs(pairs)));
+    }
   }
   if (lane == 0 && (chunks & 1) != 0) store_head_state(launch, t, h, head.base, head.total, head.most);
 }
@@ -239,6 +305,7 @@ __device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_
   const int heads = min(launch.heads, launch.problem.num_heads - first_head);
   const int lane = threadIdx.x % 32, parts = launch.parts;
   const float* all = launch.states + unit * parts * 3 * kHeads;
+  const Turn turn = turn_of_result(launch, t);
   for (int h = first; h < heads; h += step) {
     const float* state = all + lane * 3 * kHeads + h;
     const bool has_part = lane < parts;
@@ -250,7 +317,7 @@ __device__ void merge_parts(const Launch& launch, std::int64_t unit, std::int64_
       const auto* from = reinterpret_cast<const float4*>(launch.sums + ((unit * parts + p) * kHeads + h) * kDim) + lane;
       add_part(head, p, kAllChunks, sums, [&](int i) { return __ldcg(from + 32 * i); });
     }
-    store_joined(launch, t, first_head + h, head, kAllChunks, sums, unit_of_sums);
+    store_joined(launch, t, first_head + h, head, kAllChunks, sums, unit_of_sums, turn);
   }
 }
 

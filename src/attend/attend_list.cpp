@@ -3,9 +3,14 @@
 #include "simd/instruction_sets.h"
 
 namespace fathom {
+namespace {
+
+using simd::InstructionSet, simd::lacks;
+constexpr auto kTakesAll = refuses_nothing<AttendProblem>;
+
+}  // namespace
 
 std::span<const Implementation> attend_implementations() noexcept {
-  using simd::InstructionSet;
   static constexpr Implementation kList[] = {
 #ifdef FATHOM_WITH_SM90
       implement<refuses_attend_sm90, prepare_attend_sm90, attend_sm90>("cuda:sm90", DeviceKind::cuda),
@@ -15,15 +20,15 @@ std::span<const Implementation> attend_implementations() noexcept {
       implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_simt>("cuda:simt",
                                                                                               DeviceKind::cuda),
 #endif
-      implement<attend_bf16_refuses, prepare_attend_amx, attend_bf16>("cpu:amx", DeviceKind::cpu,
-                                                                      simd::lacks<InstructionSet::amx>),
-      implement<attend_bf16_refuses, prepare_attend_avx512bf16, attend_bf16>("cpu:avx512bf16", DeviceKind::cpu,
-                                                                             simd::lacks<InstructionSet::avx512bf16>),
-      implement<refuses_nothing<AttendProblem>, prepare_attend_avx512, attend_cpu>("cpu:avx512", DeviceKind::cpu,
-                                                                                   simd::lacks<InstructionSet::avx512>),
-      implement<refuses_nothing<AttendProblem>, prepare_attend_avx2, attend_cpu>("cpu:avx2", DeviceKind::cpu,
-                                                                                 simd::lacks<InstructionSet::avx2>),
-      implement<refuses_nothing<AttendProblem>, prepare_attend_cpu, attend_cpu>("cpu", DeviceKind::cpu),
+      implement<attend_bf16_refuses, prepare_any_form<prepare_attend_amx>, attend_any_form<attend_bf16>>(
+          "cpu:amx", DeviceKind::cpu, lacks<InstructionSet::amx>),
+      implement<attend_bf16_refuses, prepare_any_form<prepare_attend_avx512bf16>, attend_any_form<attend_bf16>>(
+          "cpu:avx512bf16", DeviceKind::cpu, lacks<InstructionSet::avx512bf16>),
+      implement<kTakesAll, prepare_any_form<prepare_attend_avx512>, attend_any_form<attend_cpu>>(
+          "cpu:avx512", DeviceKind::cpu, lacks<InstructionSet::avx512>),
+      implement<kTakesAll, prepare_any_form<prepare_attend_avx2>, attend_any_form<attend_cpu>>(
+          "cpu:avx2", DeviceKind::cpu, lacks<InstructionSet::avx2>),
+      implement<kTakesAll, prepare_any_form<prepare_attend_cpu>, attend_any_form<attend_cpu>>("cpu", DeviceKind::cpu),
       implement<refuses_nothing<AttendProblem>, prepares_nothing<AttendProblem>, attend_reference>("reference",
                                                                                                    DeviceKind::cpu),
   };

@@ -37,6 +37,44 @@ void gather(const SetProblem& problem, const RowSet& set, const TensorView& seq_
   }
 }
 
+/// Head h of query t, head-normed and rotated.
+ref::Vector query(const AttendProblem& problem, const AttendArgs& args, std::int64_t t, int h) {
+  ref::Vector q = ref::row_of(args.q, problem.head_dim, t, h);
+  if (problem.q_form == QForm::final) return q;
+  const Numerics numerics = problem.q_dtype == DType::f32 ? Numerics::exact : Numerics::served;
+  const std::int64_t position = ref::integer(args.positions, t);
+  if (!ref::is_token(args.rope_table, position)) return ref::Vector(q.size());
+  ref::head_norm(q, problem.norm_eps, numerics);
+  if (problem.rope_dim > 0) ref::rotate(q, args.rope_table, position);
+  ref::round_all(q, numerics);
+  return q;
+}
+
+/// A result leaves in the problem's form.
+void store_result(const AttendProblem& problem, const AttendArgs& args, ref::Vector out, std::int64_t t, int h) {
+  if (problem.out_form == OutForm::plain) return ref::store_row(args.out, out, t, h);
+  const Numerics numerics = problem.out_dtype == DType::f32 ? Numerics::exact : Numerics::served;
+  const std::int64_t position = ref::integer(args.positions, t);
+  if (ref::is_token(args.rope_table, position)) {
+    ref::round_all(out, numerics);
+    if (problem.rope_dim > 0) ref::rotate(out, args.rope_table, position, -1);
+    ref::round_all(out, numerics);
+  } else {
+    out.assign(out.size(), 0.0);
+  }
+  if (problem.out_form == OutForm::unrotated) return ref::store_row(args.out, out, t, h);
+  constexpr std::int64_t kBlock = 128;
+  ref::Vector codes, scales;
+  for (std::int64_t first = 0; first < problem.value_dim; first += kBlock) {
+    const std::int64_t count = std::min(kBlock, problem.value_dim - first);
+    const int exponent = ref::q8_exponent(&out[first], static_cast<int>(count));
+    for (std::int64_t c = 0; c < count; ++c) codes.push_back(ref::q8_code(out[first + c], exponent));
+    scales.push_back(exponent + 127);
+  }
+  ref::store_row(args.out, codes, t, h);
+  ref::store_row(args.out_scale, scales, t, h);
+}
+
 }  // namespace
 
 Status attend_reference(const AttendProblem& problem, const AttendArgs& args, const RunContext&) {
@@ -48,7 +86,7 @@ Status attend_reference(const AttendProblem& problem, const AttendArgs& args, co
     gather(window, args.window, args.seq_ids, problem.head_dim, t, rows);
     gather(entries, args.entries, args.seq_ids, problem.head_dim, t, rows);
     for (int h = 0; h < problem.num_heads; ++h) {
-      const ref::Vector q = ref::row_of(args.q, problem.head_dim, t, h);
+      const ref::Vector q = query(problem, args, t, h);
       ref::Vector logits;
       double most = -kInfinity;
       for (const ref::Vector& row : rows) {
@@ -70,7 +108,7 @@ Status attend_reference(const AttendProblem& problem, const AttendArgs& args, co
       // Where no row weighs anything there is nothing to divide: the sink alone would give 0 as well.
       const double denominator = sum == 0 ? kInfinity : sum + std::exp(sink - most);
       for (double& value : out) value = std::isinf(denominator) ? 0 : value / denominator;
-      ref::store_row(args.out, out, t, h);
+      store_result(problem, args, std::move(out), t, h);
       const std::int64_t at = t * args.lse.strides[0] + h;
       if (!args.lse.is_absent()) ref::store(args.lse, at, rows.empty() ? -kInfinity : most + std::log(sum));
       if (!args.max_logits.is_absent()) ref::store(args.max_logits, t * args.max_logits.strides[0] + h, most);

@@ -18,7 +18,8 @@ __device__ __forceinline__ void lane_elements(const float (&out)[kHeads / 16][8]
   }
 }
 
-/// Leaves this split's sums and states; the block that comes last merges all of the query's, in the order of the splits.
+/// Leaves this split's sums and states (`unit` is the launch's own number); the block that comes last merges all of the
+/// query's, in the order of the splits.
 template <int kHeads>
 __device__ void merge_splits(const Launch& launch, Shared<kHeads>& shared, std::int64_t unit, std::int64_t t, int first_head,
                              const float (&out)[kHeads / 16][8][4]) {
@@ -55,6 +56,59 @@ __device__ void merge_splits(const Launch& launch, Shared<kHeads>& shared, std::
   merge_parts<kHeads>(launch, unit, t, first_head, warp, kWarps, kUp);
 }
 
+/// The results of a query that was not split.
+template <int kHeads>
+__device__ __forceinline__ void store_heads(const Launch& launch, Shared<kHeads>& shared, std::int64_t t,
+                                            int first_head, const float (&out)[kHeads / 16][8][4]) {
+  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+  const int first = warp * kBlockDim + quad * 16;
+  const Turn turn = turn_of_result(launch, t);
+  const auto is_there = [&](int h) { return first_head + h < launch.problem.num_heads; };
+  // Calls work(h, pairs) for each of the thread's heads, with its 16 elements from `first` on.
+  const auto for_each_head = [&](const auto& work) {
+#pragma unroll
+    for (int m = 0; m < kHeads / 16; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int h = m * 16 + g + 8 * half;
+        const float sink = is_there(h) ? sink_of(launch, first_head + h) : -kInfinity;
+        Finish finish = finish_head(sink, shared.base[h], shared.total[h]);
+        finish.inverse *= kUp;
+        float values[16];
+        lane_elements<kHeads>(out, m, half, values);
+        std::uint32_t pairs[8];
+        finish_result(turn, first, values, finish, pairs);
+        work(h, pairs);
+      }
+    }
+  };
+  if (warp == 0 && quad == 0) {
+    for (int h = g; h < kHeads; h += 8) {
+      if (is_there(h)) store_head_state(launch, t, first_head + h, shared.base[h], shared.total[h], shared.most[h]);
+    }
+  }
+  if (launch.problem.out_form != OutForm::e4m3) {
+    return for_each_head([&](int h, const auto& pairs) {
+      if (is_there(h)) store_pairs(launch, t, first_head + h, first, pairs);
+    });
+  }
+  // Two warps share a block of codes: each says what the largest of its half is.
+  static_assert(kOutScaleBlock == 2 * kBlockDim);
+  float* const largest = shared.logits[0];  // [kWarps][kHeads]; the logits are used up
+  for_each_head([&](int h, const auto& pairs) {
+    float mine = largest_of_pairs(pairs);
+    mine = fmaxf(mine, __shfl_xor_sync(kAllLanes, mine, 1));
+    mine = fmaxf(mine, __shfl_xor_sync(kAllLanes, mine, 2));
+    if (quad == 0) largest[warp * kHeads + h] = mine;
+  });
+  __syncthreads();
+  for_each_head([&](int h, const auto& pairs) {
+    if (!is_there(h)) return;
+    store_codes(launch, t, first_head + h, first, pairs,
+                fmaxf(largest[warp * kHeads + h], largest[(warp ^ 1) * kHeads + h]));
+  });
+}
+
 /// Keeps the address of the lane's row of a tile.
 template <int kHeads>
 __device__ __forceinline__ void keep(Shared<kHeads>& shared, int slot, const RowAddress& address) {
@@ -68,12 +122,11 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
   extern __shared__ __align__(128) std::uint8_t shared_bytes[];
   Shared<kHeads>& shared = *reinterpret_cast<Shared<kHeads>*>(shared_bytes);
   const int head_blocks = (launch.problem.num_heads + kHeads - 1) / kHeads;
-  const std::int64_t unit = blockIdx.x, t = unit / head_blocks;
+  const std::int64_t unit = launch.first_unit + blockIdx.x, t = unit / head_blocks;
   const int first_head = static_cast<int>(unit % head_blocks) * kHeads;
   const Rows rows(launch, t);
-  const int tiles = (rows.count() + kRows - 1) / kRows;
-  const int begin = static_cast<int>(std::int64_t{tiles} * blockIdx.y / launch.splits);
-  const int end = static_cast<int>(std::int64_t{tiles} * (blockIdx.y + 1) / launch.splits);
+  const TileShare share = share_of((rows.count() + kRows - 1) / kRows, blockIdx.y, launch.splits, launch.problem.split);
+  const int begin = share.begin, end = share.end;
   // The rotary block's warp has the least to decode: it looks up the rows, its lane's row of every tile.
   const bool is_rotary = threadIdx.x / 32 == kWarps - 1;
   const int lane = threadIdx.x % 32;
@@ -93,7 +146,11 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
   copy_tile<kChunk>(shared, 1, 1);
   copy::commit();
   std::uint32_t q[kHeads / 16][4][4];
-  load_queries<kHeads>(launch, t, first_head, q);
+  if (launch.problem.q_form == QForm::raw) {
+    load_raw_queries<kHeads>(launch, shared, t, first_head, q);
+  } else {
+    load_queries<kHeads>(launch, t, first_head, q);
+  }
   float out[kHeads / 16][8][4] = {};
   Softmax state;
   copy::wait<1>();
@@ -139,23 +196,9 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
     shared.total[threadIdx.x / 8] = state.total;
   }
   __syncthreads();
-  if (launch.splits > 1) return merge_splits<kHeads>(launch, shared, unit, t, first_head, out);
+  if (launch.splits > 1) return merge_splits<kHeads>(launch, shared, blockIdx.x, t, first_head, out);
 
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-#pragma unroll
-  for (int m = 0; m < kHeads / 16; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int h = m * 16 + g + 8 * half;
-      if (first_head + h >= launch.problem.num_heads) continue;
-      Finish finish = finish_head(sink_of(launch, first_head + h), shared.base[h], shared.total[h]);
-      finish.inverse *= kUp;
-      float values[16];
-      lane_elements<kHeads>(out, m, half, values);
-      store_result<16>(launch, t, first_head + h, warp * kBlockDim + quad * 16, values, finish);
-      if (warp == 0 && quad == 0) store_head_state(launch, t, first_head + h, shared.base[h], shared.total[h], shared.most[h]);
-    }
-  }
+  store_heads<kHeads>(launch, shared, t, first_head, out);
 }
 
 template <int kHeads>
@@ -178,11 +221,14 @@ Pieces lay_out(const AttendProblem& problem, const AttendSm80Policy& policy, Scr
 using namespace attend_sm80_kernel;
 
 Reason refuses_attend_sm80(const AttendProblem& problem, const Device& device) {
-  if (problem.q_dtype != DType::bf16 || problem.out_dtype != DType::bf16) return "q and out must be bf16";
+  const bool is_e4m3 = problem.out_form == OutForm::e4m3;  // as out_dtype then is
+  if (problem.q_dtype != DType::bf16 || (problem.out_dtype != DType::bf16 && !is_e4m3)) return "q and out must be bf16";
   if (problem.head_dim != kDim || problem.value_dim != kDim) return "head_dim and value_dim must be 512";
   for (const RowSetProblem& set : {window_set(problem), entries_set(problem)}) {
     if (set.rows_by != RowsBy::none && set.format != CacheFormat::kv_e4m3_ue8m0) return std::string("it reads no ") + name_of(set.format);
   }
+  if ((problem.q_form == QForm::raw || problem.out_form != OutForm::plain) && problem.rope_dim != kRotary)
+    return "rope_dim must be 64";
   if (device.limits().shared_bytes_per_block < static_cast<int>(shared_bytes_of<32>())) return "a block needs 99 KB of shared memory";
   return {};
 }
@@ -200,9 +246,11 @@ Result<Prepared> prepare_attend_sm80(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, {}, 0, 0, 1, 1, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, {}, 0, 0, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
-  if (!is_addressable(parameters, 8) || !has_aligned_rows(args.q) || !has_aligned_rows(args.out)) return attend_simt(problem, args, context);
+  if (!is_addressable(parameters, 8) || !has_aligned_rows(args.q) || !has_aligned_rows(args.out) ||
+      !has_whole_queries(problem, args))
+    return attend_simt(problem, args, context);
   const bool in_sixteens = is_addressable(parameters, 16);
   const AttendSm80Policy policy = attend_sm80_policy(problem, context.device.limits());
   const std::int64_t num_tokens = args.q.shape[0], units = num_tokens * policy.head_blocks(problem.num_heads);
@@ -214,8 +262,14 @@ Status attend_sm80(const AttendProblem& problem, const AttendArgs& args, const R
   parameters.sums = pieces.sums;
   parameters.states = pieces.states;
   parameters.counters = static_cast<int*>(context.workspace.counters.data);
-  const auto start = [&](auto* kernel, std::size_t shared_bytes) {
-    return launch("attend", context, kernel, dim3(static_cast<unsigned>(units), parameters.splits), dim3(kThreads), shared_bytes, parameters);
+  const auto start = [&](auto* kernel, std::size_t shared_bytes) -> Status {
+    const std::int64_t at_a_time = policy.units_of_launch(units);
+    for (std::int64_t& first = parameters.first_unit; first < units; first += at_a_time) {
+      const auto count = static_cast<unsigned>(std::min(at_a_time, units - first));
+      FATHOM_TRY(
+          launch("attend", context, kernel, dim3(count, parameters.splits), dim3(kThreads), shared_bytes, parameters));
+    }
+    return {};
   };
   if (policy.heads_per_block == 16) {
     return in_sixteens ? start(attend_kernel<16, 16>, shared_bytes_of<16>()) : start(attend_kernel<16, 8>, shared_bytes_of<16>());

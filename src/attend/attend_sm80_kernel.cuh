@@ -19,7 +19,6 @@
 #include "attend/attend_policy.h"
 #include "device/copy.cuh"
 #include "device/mma.cuh"
-#include "device/rows.cuh"
 
 namespace fathom::attend_sm80_kernel {
 
@@ -86,10 +85,11 @@ __device__ __forceinline__ std::uint32_t weight_scale_of(std::uint32_t code) {
   return code == 255 ? 0x7fc0u : min(code + 60u, 254u) << 7;
 }
 
-/// The warp's block of the queries of kHeads heads as fragments; k step s takes four of a lane's 16 elements, in the order
-/// in which the key's fragments come.
-template <int kHeads>
-__device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t t, int first_head, std::uint32_t (&q)[kHeads / 16][4][4]) {
+/// The warp's block of the queries of kHeads heads as fragments; k step s takes four of a lane's 16 elements, in the
+/// order in which the key's fragments come. `finish(h, x)` is what is done to elements of head h before.
+template <int kHeads, class Finish>
+__device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t t, int first_head,
+                                             std::uint32_t (&q)[kHeads / 16][4][4], const Finish& finish) {
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
   const TensorView& from = launch.args.q;
 #pragma unroll
@@ -102,6 +102,7 @@ __device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t 
         const auto* row = static_cast<const bf16*>(from.data) + t * from.strides[0] + h * from.strides[1] + warp * kBlockDim + quad * 16;
         *reinterpret_cast<uint4*>(x) = reinterpret_cast<const uint4*>(row)[0];
         *reinterpret_cast<uint4*>(x + 4) = reinterpret_cast<const uint4*>(row)[1];
+        finish(m * 16 + g + half * 8, x);
       }
 #pragma unroll
       for (int s = 0; s < 4; ++s) {
@@ -116,6 +117,35 @@ __device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t 
       }
     }
   }
+}
+
+template <int kHeads>
+__device__ __forceinline__ void load_queries(const Launch& launch, std::int64_t t, int first_head,
+                                             std::uint32_t (&q)[kHeads / 16][4][4]) {
+  load_queries<kHeads>(launch, t, first_head, q, [](int, const auto&) {});
+}
+
+/// The same of queries that are head-normed and rotated on the way. A warp reads whole heads for their factors; then
+/// each reads its block of all heads again, from the nearest cache.
+template <int kHeads>
+__device__ __forceinline__ void load_raw_queries(const Launch& launch, Shared<kHeads>& shared, std::int64_t t,
+                                                 int first_head, std::uint32_t (&q)[kHeads / 16][4][4]) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane % 4;
+  const Turn turn = turn_at(launch.args, t);
+  for (int h = warp; h < min(kHeads, launch.problem.num_heads - first_head); h += kWarps) {
+    const auto* row = launch.args.q.row<const bf16>(t, first_head + h) + column_of(0, lane);
+    const uint4 words[2] = {*reinterpret_cast<const uint4*>(row), *reinterpret_cast<const uint4*>(row + kDim / 2)};
+    const float squares = head_squares(words);
+    if (lane == 0) shared.factor[h] = head_factor(squares, kDim, launch.problem.norm_eps, DType::bf16);
+  }
+  __syncthreads();
+  load_queries<kHeads>(launch, t, first_head, q, [&](int h, std::uint32_t(&x)[8]) {
+    const std::uint32_t factor = turn.is_padding ? 0u : factor_pair(shared.factor[h]);
+#pragma unroll
+    for (std::uint32_t& pair : x) pair = turn.is_padding ? 0u : mma::multiply_bf16x2(pair, factor);
+    if (warp == kWarps - 1 && turn.rope != nullptr) rotate_pairs(x, turn.rope + quad * 8, kRotary / 2, 1.f);
+  });
+  __syncthreads();  // the softmax keeps factors of its own there
 }
 
 /// A NaN element makes its row's logits NaN, as arithmetic would. Bit j of `rows`: row 8 j + g of the tile has one among

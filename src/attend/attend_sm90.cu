@@ -6,6 +6,7 @@
 #include "attend/attend_impl.h"
 #include "attend/attend_policy.h"
 #include "attend/attend_sm90_feed.cuh"
+#include "attend/attend_sm90_forms.cuh"
 #include "attend/attend_sm90_math.cuh"
 #include "attend/attend_sm90_merge.cuh"
 #include "core/scratch.h"
@@ -23,6 +24,7 @@ __device__ __forceinline__ int result_at(int h, int chunk) { return h * kDim * 2
 __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shared, const Unit& unit, int group,
                                               const HeadPair& heads, const float (&out)[2][64]) {
   const int thread = threadIdx.x % kGroup, lane = thread % 32, head = thread / 32 * 16 + lane / 4;
+  const bool is_zero = shared.is_zero, turns = launch.problem.out_form != OutForm::plain && !is_zero;
   float inverse[2];
   bool is_empty[2];
 #pragma unroll
@@ -30,7 +32,7 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
     const int h = head + 8 * r;
     const Finish finish = finish_head(shared.sinks[h], heads.base[r], heads.total[r]);
     inverse[r] = finish.inverse;
-    is_empty[r] = finish.is_empty;
+    is_empty[r] = finish.is_empty || is_zero;
     if (group == 0 && lane % 4 == 0 && h < unit.num_heads) {
       store_head_state(launch, unit.t, unit.first_head + h, heads.base[r], heads.total[r], heads.most[r]);
     }
@@ -45,6 +47,7 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
       for (int r = 0; r < 2; ++r) {
         const float* from = out[j / 16] + (j % 16 + i) * 4 + 2 * r;
         w[i][r] = is_empty[r] ? 0u : mma::pack_bf16x2(from[0] * inverse[r], from[1] * inverse[r]);
+        if (turns && is_rotary(group, j)) w[i][r] = turned_back(shared, w[i][r], (j - 24 + i) * 4 + lane % 4);
       }
     }
     mma::store_matrix_x4(shared.q + (at ^ j << 4), w[0][0], w[0][1], w[1][0], w[1][1]);
@@ -52,6 +55,11 @@ __device__ __forceinline__ void stage_results(const Launch& launch, Shared& shar
 }
 /// Sends them, back in the caller's order of elements.
 __device__ __forceinline__ void send_results(const Launch& launch, const Shared& shared, const Unit& unit) {
+  if (launch.problem.out_form == OutForm::e4m3) {
+    return send_codes(launch, unit, [&](int h, int chunk) {
+      return in_tile_order(*reinterpret_cast<const uint4*>(shared.q + result_at(h, chunk)), chunk);
+    });
+  }
   const int chunk = threadIdx.x % kQueryChunks, first = threadIdx.x / kQueryChunks;
   const TensorView& view = launch.args.out;
   bf16* const to = static_cast<bf16*>(view.data) + unit.t * view.strides[0] +
@@ -68,12 +76,11 @@ __device__ __forceinline__ void send_results(const Launch& launch, const Shared&
 /// The work of math group `group`. While results leave, the next unit's queries are already on their way.
 __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, int group) {
   Unit unit(launch, blockIdx.x);
-  Queries queries;
-  fetch_queries(launch, unit, queries);
+  Fetched fetched = fetch(launch, unit);
   int base = 0, tiles = Range(launch, Rows(launch, unit.t)).tiles;
 #pragma unroll 1
   while (true) {
-    keep_queries(shared, queries);
+    keep(launch, shared, fetched);
     if (threadIdx.x < kHeads) {
       shared.sinks[threadIdx.x] =
           static_cast<int>(threadIdx.x) < unit.num_heads ? sink_of(launch, unit.first_head + threadIdx.x) : -kInfinity;
@@ -92,7 +99,7 @@ __device__ __forceinline__ void calculate(const Launch& launch, Shared& shared, 
     const std::int64_t next = unit.number + gridDim.x;
     if (next >= launch.units) break;
     const Unit after(launch, next);
-    fetch_queries(launch, after, queries);
+    fetched = fetch(launch, after);
     base += tiles;
     tiles = Range(launch, Rows(launch, after.t)).tiles;
     barrier::sync<1, 2 * kGroup>();
@@ -211,6 +218,10 @@ Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device&
   // Views that this kernel cannot read go to the other.
   FATHOM_ASSIGN(Prepared prepared, prepare_attend_sm80(problem, device, options));
   const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(device));
+  const int cluster = fixed_pieces(policy.tiles);
+  if (problem.split == Split::fixed && policy.room[cluster] == 0)
+    return Status::unsupported(
+        "attend: cuda:sm90 needs clusters of %d blocks for split=fixed, and the device has no room for one", cluster);
   const AttendSm90Policy::Most most = policy.most(problem.num_tokens, problem.num_heads);
   Scratch scratch;
   lay_out(most.parts, scratch);
@@ -221,11 +232,12 @@ Result<Prepared> prepare_attend_sm90(const AttendProblem& problem, const Device&
 }
 
 Status attend_sm90(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  Launch parameters{problem, args, {}, {}, 0, 0, 1, 1, nullptr, nullptr, nullptr};
+  Launch parameters{problem, args, {}, {}, 0, 0, 0, 1, 1, nullptr, nullptr, nullptr};
   FATHOM_TRY(open_launch(parameters));
   const std::int64_t num_tokens = args.q.shape[0];
   const bool aligned = is_addressable(parameters, 16) && has_short_pages(parameters) && has_aligned_rows(args.q) &&
-                       has_aligned_rows(args.out);
+                       has_aligned_rows(args.out) && has_whole_queries(problem, args) &&
+                       (args.rope_table.is_absent() || has_wide_rows(args.rope_table));
   if (!aligned) return attend_sm80(problem, args, context);
   const AttendSm90Policy policy = attend_sm90_policy(problem, known_rooms.of(context.device));
   const AttendSm90Policy::Cut cut = policy.cut(num_tokens, problem.num_heads);

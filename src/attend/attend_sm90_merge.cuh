@@ -24,10 +24,10 @@ __device__ __forceinline__ void keep_part(Shared& shared, int num_heads, int gro
 #pragma unroll
     for (int j = 0; j < 32; ++j) {
       // Out of the tiles' order: a pair of elements lies two apart.
-      const bool is_rotary = j >= 24 && group == 1;
-      float* const at = row + 8 * j + (is_rotary ? 2 * quad : quad / 2 * 4 + quad % 2);
+      const bool rotary = is_rotary(group, j);
+      float* const at = row + 8 * j + (rotary ? 2 * quad : quad / 2 * 4 + quad % 2);
       at[0] = out[j / 16][j % 16 * 4 + 2 * r];
-      at[is_rotary ? 1 : 2] = out[j / 16][j % 16 * 4 + 2 * r + 1];
+      at[rotary ? 1 : 2] = out[j / 16][j % 16 * 4 + 2 * r + 1];
     }
     if (group != 0 || quad != 0) continue;
     shared.states[0][h] = heads.base[r];
@@ -59,6 +59,7 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int blocks = launch.splits / launch.parts, rank = static_cast<int>(blockIdx.y) % blocks;
   const std::int64_t part = unit.number * launch.parts + blockIdx.y / blocks;
+  const Turn turn = turn_of_result(launch, unit.t);
   // Parts that go to memory are merged again by whole heads, in blocks that count whole heads as theirs.
   int pieces = 1;
   while (launch.parts == 1 && pieces < 4 && 2 * pieces * unit.num_heads <= kWarps * blocks)
@@ -82,7 +83,7 @@ __device__ __forceinline__ void merge_cluster(const Launch& launch, Shared& shar
       add_part(head, p, chunks, sums, [&](int i) { return cluster::load4(from + i * 32 * sizeof(float4)); });
     }
     if (launch.parts == 1) {
-      store_joined(launch, unit.t, unit.first_head + h, head, chunks, sums, 1.f);
+      store_joined(launch, unit.t, unit.first_head + h, head, chunks, sums, 1.f, turn);
     } else {
       leave_part(launch, part, h, head, chunks, sums);
     }

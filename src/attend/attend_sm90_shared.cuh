@@ -4,7 +4,8 @@
 //   feed 0, 1   rows from the pages, dequantised, tile by tile (attend_sm90_feed.cuh)
 //
 // Where a query is split among blocks, they are a cluster and merge their parts through each other's shared memory
-// (attend_sm90_merge.cuh). This file has what all of them share.
+// (attend_sm90_merge.cuh). Queries that come raw, and results that leave turned back, are attend_sm90_forms.cuh. This
+// file has what all of them share.
 //
 // A tile is read twice, as keys along its rows and as values across them, from the same bytes (device/wgmma.cuh).
 // Feeders and math groups meet at mbarriers: a tile is full, or empty again. How long a tile's slot is held, from empty to
@@ -55,6 +56,8 @@ struct alignas(1024) Shared {
   float base[2][kHeads];          ///< what the weights of each math group's tile are relative to (base 2)
   float totals[2][kHeads], largest[2][kHeads], sinks[kHeads];
   std::uint64_t tile_full[kTiles], tile_empty[kTiles], weights_full[2], weights_empty[2];
+  float rope[kRotary];      ///< of the query whose results are turned back: cosines, then sines
+  bool is_zero;             ///< it is padding: its results are zeros
   float states[3][kHeads];  ///< of the block's part, for the blocks of its cluster: base, total, largest
   int is_last;
 };
@@ -66,6 +69,9 @@ __device__ __forceinline__ uint4 in_tile_order(const uint4& v, int chunk) {
   return {__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410),
           __byte_perm(v.z, v.w, 0x7632)};
 }
+
+/// True if a math group's eight columns number j are rotary, which keep their own order.
+__device__ __forceinline__ bool is_rotary(int group, int j) { return group == 1 && j >= 24; }
 
 /// What a block works on: some heads of a query, and this block's share of its rows. A block takes every gridDim.x-th
 /// unit.
@@ -83,12 +89,11 @@ struct Unit {
 struct Range {
   int first_row, end_row, tiles;
   __device__ Range(const Launch& launch, const Rows& rows) {
-    const int all = (rows.count() + kTileRows - 1) / kTileRows;
-    const int begin = static_cast<int>(std::int64_t{all} * blockIdx.y / launch.splits);
-    const int end = static_cast<int>(std::int64_t{all} * (blockIdx.y + 1) / launch.splits);
-    first_row = begin * kTileRows;
-    end_row = min(end * kTileRows, rows.count());
-    tiles = end - begin;
+    const TileShare share =
+        share_of((rows.count() + kTileRows - 1) / kTileRows, blockIdx.y, launch.splits, launch.problem.split);
+    first_row = share.begin * kTileRows;
+    end_row = min(share.end * kTileRows, rows.count());
+    tiles = share.end - share.begin;
   }
 };
 

@@ -10,8 +10,9 @@ constexpr Determinism cpu(const char* op, const char* implementation = "cpu") {
 constexpr Determinism definition(const char* op) { return cpu(op, "reference"); }
 // CUDA: sums run in a fixed order for one shape. How a shape is split, or which form of a kernel takes it, follows the
 // number of tokens where the word is "not guaranteed".
-constexpr Determinism cuda(const char* op, const char* implementation, Word batch_invariance) {
-  return {op, implementation, DeviceKind::cuda, Word::supported, batch_invariance};
+constexpr Determinism cuda(const char* op, const char* implementation, Word batch_invariance,
+                           const char* condition = "") {
+  return {op, implementation, DeviceKind::cuda, Word::supported, batch_invariance, condition};
 }
 
 constexpr Determinism kTable[] = {
@@ -46,8 +47,10 @@ constexpr Determinism kTable[] = {
     cpu("select_topk"),
     definition("select_topk"),
     cuda("attend", "cuda:sm90", Word::not_guaranteed),
+    cuda("attend", "cuda:sm90", Word::supported, "split=fixed"),
     cuda("attend", "cuda:sm80", Word::not_guaranteed),
-    cuda("attend", "cuda:simt", Word::unverified),
+    cuda("attend", "cuda:sm80", Word::supported, "split=fixed"),
+    cuda("attend", "cuda:simt", Word::supported),
     cpu("attend", "cpu:amx"),
     cpu("attend", "cpu:avx512bf16"),
     cpu("attend", "cpu:avx512"),

@@ -25,6 +25,7 @@ struct Determinism {
   Word repeatability;     ///< the same call again, on the same machine and build, gives the same bits; on CPUs with any
                           ///< number of threads
   Word batch_invariance;  ///< a token's bits do not depend on the other tokens of its step, their number or their order
+  const char* condition = "";  ///< what the problem says where these words hold; empty: whatever no other row says
 };
 
 /// All implementations, those for other devices than this build's included. In the order of the op table.

@@ -13,23 +13,19 @@ bool in_every_layer(const LayerProblem&) { return true; }
 bool has_entries(const LayerProblem& problem) { return problem.compress_ratio > 0; }
 bool has_index(const LayerProblem& problem) { return problem.compress_ratio == 4; }
 
+/// What queries and attention results are where they pass from stage to stage.
+struct Forms {
+  QForm q = QForm::final;
+  OutForm out = OutForm::plain;
+};
+
 /// What passes from stage to stage.
 struct Pieces {
   TensorView q_latent, q, index_q, index_q_scale, index_weights, topk_indices, attn_out;
   Workspace stage;
 };
 
-/// What any of the stages asks for.
-WorkspaceSize largest_of(std::span<const LayerStage> stages) {
-  WorkspaceSize size;
-  for (const LayerStage& stage : stages) {
-    const WorkspaceSize needs = stage.plan.workspace_size();
-    size = {std::max(size.scratch, needs.scratch), std::max(size.counters, needs.counters), std::max(size.schedule, needs.schedule)};
-  }
-  return size;
-}
-
-Pieces lay_out(const LayerProblem& problem, std::span<const LayerStage> stages, std::int64_t num_tokens, const Device& device,
+Pieces lay_out(const LayerProblem& problem, const WorkspaceSize& stage, std::int64_t num_tokens, const Device& device,
                const Workspace& workspace, Scratch& scratch) {
   const DType activation = activation_dtype(problem.numerics);
   // Room for the plan's capacity, shaped for the tokens that came.
@@ -51,7 +47,7 @@ Pieces lay_out(const LayerProblem& problem, std::span<const LayerStage> stages, 
     pieces.index_weights = take(DType::f32, {problem.index_heads});
     pieces.topk_indices = take(DType::i32, {problem.index_topk});
   }
-  pieces.stage = scratch.take_workspace(largest_of(stages), workspace);
+  pieces.stage = scratch.take_workspace(stage, workspace);
   return pieces;
 }
 
@@ -59,6 +55,7 @@ Pieces lay_out(const LayerProblem& problem, std::span<const LayerStage> stages, 
 struct Step {
   const LayerProblem& problem;
   const LayerArgs& args;
+  Forms forms;
   Pieces pieces;
   Stream stream;
 };
@@ -71,12 +68,23 @@ Result<AnyPlan> any_plan(Result<StagePlan> plan) {
   return AnyPlan(std::move(plan).value());
 }
 
-Result<AnyPlan> plan_queries_and_window(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
-  return any_plan(plan_project({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .num_heads = problem.num_heads,
-                                .head_dim = problem.head_dim, .rope_dim = problem.rope_dim, .q_rank = problem.q_rank,
-                                .numerics = problem.numerics, .wq_a_dtype = problem.wq_a_dtype, .wq_b_dtype = problem.wq_b_dtype,
-                                .wkv_dtype = problem.wkv_dtype, .window_format = problem.window_format, .window_page_size = problem.window_page_size,
-                                .norm_eps = problem.norm_eps}, device, options));
+Result<AnyPlan> plan_queries_and_window(const LayerProblem& problem, const Forms& forms, const Device& device,
+                                        const PlanOptions& options) {
+  return any_plan(plan_project({.num_tokens = problem.num_tokens,
+                                .hidden_size = problem.hidden_size,
+                                .num_heads = problem.num_heads,
+                                .head_dim = problem.head_dim,
+                                .rope_dim = problem.rope_dim,
+                                .q_rank = problem.q_rank,
+                                .numerics = problem.numerics,
+                                .wq_a_dtype = problem.wq_a_dtype,
+                                .wq_b_dtype = problem.wq_b_dtype,
+                                .wkv_dtype = problem.wkv_dtype,
+                                .window_format = problem.window_format,
+                                .window_page_size = problem.window_page_size,
+                                .norm_eps = problem.norm_eps,
+                                .q_form = forms.q},
+                               device, options));
 }
 
 Status run_queries_and_window(const AnyPlan& plan, const Step& step) {
@@ -104,7 +112,8 @@ CompressProblem compress_problem(const LayerProblem& problem) {
           .norm_eps = problem.norm_eps};
 }
 
-Result<AnyPlan> plan_entries(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_entries(const LayerProblem& problem, const Forms&, const Device& device,
+                             const PlanOptions& options) {
   return any_plan(plan_compress(compress_problem(problem), device, options));
 }
 
@@ -117,7 +126,8 @@ Status run_entries(const AnyPlan& plan, const Step& step) {
                   step.pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_index_keys(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_index_keys(const LayerProblem& problem, const Forms&, const Device& device,
+                                const PlanOptions& options) {
   CompressProblem keys = compress_problem(problem);
   keys.dim = problem.index_dim;
   keys.hadamard = 1;
@@ -137,7 +147,8 @@ Status run_index_keys(const AnyPlan& plan, const Step& step) {
                   step.pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_index_queries(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_index_queries(const LayerProblem& problem, const Forms&, const Device& device,
+                                   const PlanOptions& options) {
   return any_plan(plan_index_query({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .q_rank = problem.q_rank,
                                     .index_heads = problem.index_heads, .index_dim = problem.index_dim, .rope_dim = problem.rope_dim,
                                     .numerics = problem.numerics, .wq_b_dtype = problem.index_wq_b_dtype,
@@ -153,7 +164,8 @@ Status run_index_queries(const AnyPlan& plan, const Step& step) {
                      pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_picks(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_picks(const LayerProblem& problem, const Forms&, const Device& device,
+                           const PlanOptions& options) {
   return any_plan(plan_index({.num_tokens = problem.num_tokens, .num_seqs = problem.num_seqs, .index_heads = problem.index_heads,
                               .index_dim = problem.index_dim, .topk = problem.index_topk, .compress_ratio = problem.compress_ratio,
                               .format = problem.index_format, .page_size = problem.index_page_size,
@@ -169,7 +181,8 @@ Status run_picks(const AnyPlan& plan, const Step& step) {
                pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_attention(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+Result<AnyPlan> plan_attention(const LayerProblem& problem, const Forms& forms, const Device& device,
+                               const PlanOptions& options) {
   AttendProblem attend;
   attend.num_tokens = problem.num_tokens;
   attend.num_seqs = problem.num_seqs;
@@ -185,6 +198,11 @@ Result<AnyPlan> plan_attention(const LayerProblem& problem, const Device& device
   attend.entries_format = problem.entries_format;
   attend.entries_page_size = problem.entries_page_size;
   attend.entries_width = has_index(problem) ? problem.index_topk : has_entries(problem) ? problem.max_entries : 0;
+  attend.split = problem.split;
+  attend.q_form = forms.q;
+  attend.out_form = forms.out;
+  attend.rope_dim = problem.rope_dim;
+  attend.norm_eps = problem.norm_eps;
   return any_plan(plan_attend(attend, device, options));
 }
 
@@ -202,14 +220,28 @@ Status run_attention(const AnyPlan& plan, const Step& step) {
   }
   attend_args.attn_sink = args.weights.attn_sink;
   attend_args.out = step.pieces.attn_out;
+  if (step.forms.q == QForm::raw || step.forms.out != OutForm::plain) {
+    attend_args.rope_table = args.rope_table;
+    attend_args.positions = batch.positions;
+  }
   return attend(AttendPlan(plan), attend_args, step.pieces.stage, step.stream);
 }
 
-Result<AnyPlan> plan_projection_back(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
-  return any_plan(plan_output({.num_tokens = problem.num_tokens, .hidden_size = problem.hidden_size, .num_heads = problem.num_heads,
-                               .head_dim = problem.head_dim, .rope_dim = problem.rope_dim, .output_groups = problem.output_groups,
-                               .output_rank = problem.output_rank, .numerics = problem.numerics, .wo_a_dtype = problem.wo_a_dtype,
-                               .wo_b_dtype = problem.wo_b_dtype, .out_dtype = problem.out_dtype}, device, options));
+Result<AnyPlan> plan_projection_back(const LayerProblem& problem, const Forms& forms, const Device& device,
+                                     const PlanOptions& options) {
+  return any_plan(plan_output({.num_tokens = problem.num_tokens,
+                               .hidden_size = problem.hidden_size,
+                               .num_heads = problem.num_heads,
+                               .head_dim = problem.head_dim,
+                               .rope_dim = problem.rope_dim,
+                               .output_groups = problem.output_groups,
+                               .output_rank = problem.output_rank,
+                               .numerics = problem.numerics,
+                               .wo_a_dtype = problem.wo_a_dtype,
+                               .wo_b_dtype = problem.wo_b_dtype,
+                               .out_dtype = problem.out_dtype,
+                               .attn_form = forms.out},
+                              device, options));
 }
 
 Status run_projection_back(const AnyPlan& plan, const Step& step) {
@@ -225,8 +257,10 @@ Status run_projection_back(const AnyPlan& plan, const Step& step) {
 struct StageKind {
   const char* title;
   bool (*is_in)(const LayerProblem& problem);
-  Result<AnyPlan> (*plan)(const LayerProblem& problem, const Device& device, const PlanOptions& options);
+  Result<AnyPlan> (*plan)(const LayerProblem& problem, const Forms& forms, const Device& device,
+                          const PlanOptions& options);
   Status (*run)(const AnyPlan& plan, const Step& step);
+  bool has_attn_out = false;  ///< writes or reads it
 };
 constexpr StageKind kStages[] = {
     {"project", in_every_layer, plan_queries_and_window, run_queries_and_window},
@@ -234,23 +268,53 @@ constexpr StageKind kStages[] = {
     {"compress (index keys)", has_index, plan_index_keys, run_index_keys},
     {"index_query", has_index, plan_index_queries, run_index_queries},
     {"index", has_index, plan_picks, run_picks},
-    {"attend", in_every_layer, plan_attention, run_attention},
-    {"output", in_every_layer, plan_projection_back, run_projection_back},
+    {"attend", in_every_layer, plan_attention, run_attention, true},
+    {"output", in_every_layer, plan_projection_back, run_projection_back, true},
 };
 
 /// The stages that a planned layer has: what is shown of them, and how each runs.
 struct Stages {
+  Forms forms;
   std::vector<LayerStage> planned;
+  /// As they run where the caller wants to see attn_out, which is plain; empty for those that run as planned.
+  std::vector<AnyPlan> with_attn_out;
   std::vector<Status (*)(const AnyPlan& plan, const Step& step)> run;
+  WorkspaceSize largest;  ///< of what any of them asks for
+
+  void make_room_for(const AnyPlan& plan) {
+    const WorkspaceSize needs = plan.workspace_size();
+    largest = {std::max(largest.scratch, needs.scratch), std::max(largest.counters, needs.counters),
+               std::max(largest.schedule, needs.schedule)};
+  }
 };
+
+/// Raw queries and unrotated results spare a GPU two passes over them. They are taken where attend runs them by the
+/// implementation that it would run anyway.
+Result<Forms> choose_forms(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
+  const Forms fused{QForm::raw, OutForm::unrotated};
+  if (device.kind() != DeviceKind::cuda) return Forms{};
+  FATHOM_ASSIGN(const AnyPlan plain, plan_attention(problem, {}, device, options));
+  const Result<AnyPlan> other = plan_attention(problem, fused, device, options);
+  if (!other.ok() && other.status().code() != StatusCode::unsupported) return other.status();
+  return other.ok() && std::string_view(other.value().implementation()) == plain.implementation() ? fused : Forms{};
+}
 
 /// Runs stages [first, first + count).
 Status run_stages(const LayerProblem& problem, const LayerArgs& args, const RunContext& context, std::size_t first, std::size_t count) {
   const auto& stages = *static_cast<const Stages*>(context.state);
   Scratch scratch(context.workspace.scratch);
-  Step step{problem, args, lay_out(problem, stages.planned, args.x.shape[0], context.device, context.workspace, scratch), context.stream};
-  if (!args.attn_out.is_absent()) step.pieces.attn_out = args.attn_out;
-  for (std::size_t i = first; i < first + count; ++i) FATHOM_TRY(stages.run[i](stages.planned[i].plan, step));
+  Step step{problem, args, stages.forms,
+            lay_out(problem, stages.largest, args.x.shape[0], context.device, context.workspace, scratch),
+            context.stream};
+  const bool shows_attn_out = !args.attn_out.is_absent();
+  if (shows_attn_out) {
+    step.pieces.attn_out = args.attn_out;
+    step.forms.out = OutForm::plain;
+  }
+  for (std::size_t i = first; i < first + count; ++i) {
+    const bool other = shows_attn_out && stages.with_attn_out[i];
+    FATHOM_TRY(stages.run[i](other ? stages.with_attn_out[i] : stages.planned[i].plan, step));
+  }
   return {};
 }
 
@@ -260,17 +324,25 @@ bool is_layer_plan(const AnyPlan& plan) { return plan && &plan.op() == layer_op(
 
 Result<Prepared> prepare_layer(const LayerProblem& problem, const Device& device, const PlanOptions& options) {
   auto stages = std::make_shared<Stages>();
+  FATHOM_ASSIGN(stages->forms, choose_forms(problem, device, nested(options)));
+  std::vector<AnyPlan> parts;
   for (const StageKind& kind : kStages) {
     if (!kind.is_in(problem)) continue;
-    FATHOM_ASSIGN(AnyPlan plan, kind.plan(problem, device, nested(options)));
+    FATHOM_ASSIGN(AnyPlan plan, kind.plan(problem, stages->forms, device, nested(options)));
+    AnyPlan other;
+    if (kind.has_attn_out && stages->forms.out != OutForm::plain) {
+      FATHOM_ASSIGN(other, kind.plan(problem, {stages->forms.q, OutForm::plain}, device, nested(options)));
+      stages->make_room_for(other);
+    }
+    stages->make_room_for(plan);
+    parts.push_back(plan);
     stages->planned.push_back({kind.title, std::move(plan)});
+    stages->with_attn_out.push_back(std::move(other));
     stages->run.push_back(kind.run);
   }
   Scratch scratch;
-  lay_out(problem, stages->planned, problem.num_tokens, device, {}, scratch);
-  const WorkspaceSize largest = largest_of(stages->planned);
-  std::vector<AnyPlan> parts;
-  for (const LayerStage& stage : stages->planned) parts.push_back(stage.plan);
+  lay_out(problem, stages->largest, problem.num_tokens, device, {}, scratch);
+  const WorkspaceSize largest = stages->largest;
   return Prepared{{scratch.used(), largest.counters, largest.schedule}, std::move(stages), std::move(parts)};
 }
 

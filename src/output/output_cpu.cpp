@@ -46,9 +46,10 @@ void rotate_back(const OutputProblem& problem, const OutputArgs& args, const Pie
         continue;
       }
       // What is not rotated is only copied.
-      const std::int64_t kept = head_dim - problem.rope_dim;
+      const std::int64_t kept = problem.attn_form == OutForm::plain ? head_dim - problem.rope_dim : head_dim;
       std::memcpy(head, static_cast<const std::byte*>(args.attn_out.data) + bytes_of(args.attn_out.dtype, at),
                   static_cast<std::size_t>(bytes_of(pieces.heads.dtype, kept)));
+      if (kept == head_dim) continue;
       simd::load_values(args.attn_out, at + kept, problem.rope_dim, row);
       rotate(row, problem.rope_dim, rope_row(args.rope_table, position), -1.0f);
       simd::store_values(pieces.heads, i * head_dim + kept, problem.rope_dim, row);

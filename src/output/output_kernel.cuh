@@ -6,8 +6,8 @@
 #include <memory>
 
 #include "core/scratch.h"
+#include "device/head_rows.cuh"
 #include "device/launch.h"
-#include "device/rows.cuh"
 #include "output/output_linears.h"
 
 namespace fathom::output_kernel {
@@ -46,20 +46,15 @@ inline Result<Prepared> prepare(const OutputProblem& problem, const Device& devi
   return Prepared{{.scratch = scratch.used(), .counters = counters}, linears, {linears->wo_a, linears->wo_b}};
 }
 
-__device__ inline bool is_token(const TensorView& rope_table, std::int64_t position) {
-  return position >= 0 && position < rope_table.shape[0];
-}
-
-/// One element pair, rotated back. Each product and sum is rounded by itself, as on the CPU.
-__device__ inline void rotate_back(float& even, float& odd, float cosine, float sine) {
-  const float e = even, o = odd;
-  even = __fadd_rn(__fmul_rn(e, cosine), __fmul_rn(o, sine));
-  odd = __fsub_rn(__fmul_rn(o, cosine), __fmul_rn(e, sine));
-}
-
 constexpr int kWarpsPerBlock = 8, kThreads = 32 * kWarpsPerBlock;
 
-/// A warp for a head of a token; a padding token's heads are zero.
+/// True if the heads lie as the first product wants them: turned back already, and a token's densely.
+inline bool are_rows(const OutputProblem& problem, const OutputArgs& args) {
+  return problem.attn_form == OutForm::unrotated &&
+         (problem.num_heads == 1 || args.attn_out.strides[1] == problem.head_dim);
+}
+
+/// A warp for a head of a token; a padding token's heads are zero. Heads that are turned back are only moved.
 static __global__ void __launch_bounds__(kThreads) rotate_elements_kernel(const __grid_constant__ OutputProblem problem,
                                                                           const __grid_constant__ TensorView from,
                                                                           const __grid_constant__ TensorView rope_table,
@@ -75,9 +70,9 @@ static __global__ void __launch_bounds__(kThreads) rotate_elements_kernel(const 
   for (int i = lane; i < half; i += 32) {
     float even = 0, odd = 0;
     if (is_real) {
-      const float* rope = rope_table.row<const float>(position);
+      const float* rope = rope_row(rope_table, position);
       even = load_element(from, in + plain + 2 * i), odd = load_element(from, in + plain + 2 * i + 1);
-      rotate_back(even, odd, rope[i], rope[half + i]);
+      if (problem.attn_form == OutForm::plain) rotate_back(even, odd, rope[i], rope[half + i]);
     }
     store_element(to, out + plain + 2 * i, even);
     store_element(to, out + plain + 2 * i + 1, odd);
@@ -100,7 +95,7 @@ static __global__ void __launch_bounds__(kThreads) clear_padding_kernel(const __
   }
 }
 
-/// `rotate(args of a tile, heads)` undoes the rotation; the rest is the same for all.
+/// `rotate(args of a tile, heads)` undoes the rotation, or moves heads that have none; the rest is the same for all.
 template <class Rotate>
 Status run(const OutputProblem& problem, const OutputArgs& args, const RunContext& context, const Rotate& rotate) {
   const auto& linears = *static_cast<const OutputLinears*>(context.state);
@@ -112,9 +107,15 @@ Status run(const OutputProblem& problem, const OutputArgs& args, const RunContex
     OutputArgs part = args;
     part.attn_out = rows_of(args.attn_out, first, tile);
     part.positions = rows_of(args.positions, first, tile);
-    FATHOM_TRY(rotate(part, pieces.heads));
+    TensorView heads = first_rows(pieces.heads, tile);
+    if (are_rows(problem, args)) {
+      heads.data = part.attn_out.data;
+      heads.strides = {part.attn_out.strides[0], 1};
+    } else {
+      FATHOM_TRY(rotate(part, pieces.heads));
+    }
     const TensorView z = first_rows(pieces.z, tile);
-    FATHOM_TRY(linear(linears.wo_a, {first_rows(pieces.heads, tile), args.wo_a, args.wo_a_scale, z}, pieces.linear, context.stream));
+    FATHOM_TRY(linear(linears.wo_a, {heads, args.wo_a, args.wo_a_scale, z}, pieces.linear, context.stream));
     FATHOM_TRY(linear(linears.wo_b, {z, args.wo_b, args.wo_b_scale, rows_of(args.out, first, tile)}, pieces.linear, context.stream));
   }
   const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(num_tokens, 1024));

@@ -19,7 +19,8 @@ Status output_reference(const OutputProblem& problem, const OutputArgs& args, co
       ref::Vector group;
       for (std::int64_t h = g * group_heads; h < (g + 1) * group_heads; ++h) {
         ref::Vector head = ref::row_of(args.attn_out, problem.head_dim, t, h);
-        if (problem.rope_dim > 0) ref::rotate(head, args.rope_table, position, -1);
+        if (problem.rope_dim > 0 && problem.attn_form == OutForm::plain)
+          ref::rotate(head, args.rope_table, position, -1);
         ref::round_all(head, numerics);
         group.insert(group.end(), head.begin(), head.end());
       }

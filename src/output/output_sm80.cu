@@ -24,15 +24,9 @@ __global__ void __launch_bounds__(kThreads) rotate_words_kernel(const __grid_con
     const bf16* row = static_cast<const bf16*>(from.data) + t * from.strides[0] + h * from.strides[1];
     word = *reinterpret_cast<const uint4*>(row + column);
     const int rotated = column - (problem.head_dim - problem.rope_dim), half = problem.rope_dim / 2;
-    if (rotated >= 0) {
-      const float* rope = rope_table.row<const float>(position) + rotated / 2;
+    if (rotated >= 0 && problem.attn_form == OutForm::plain) {
       std::uint32_t pairs[4] = {word.x, word.y, word.z, word.w};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float even = __uint_as_float(pairs[i] << 16), odd = __uint_as_float(pairs[i] & 0xffff0000u);
-        rotate_back(even, odd, rope[i], rope[half + i]);
-        pairs[i] = std::uint32_t{to_bf16(even).bits} | std::uint32_t{to_bf16(odd).bits} << 16;
-      }
+      rotate_pairs(pairs, rope_row(rope_table, position) + rotated / 2, half, -1.f);
       word = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
   }

@@ -64,7 +64,7 @@ void finish_latent_and_kv(const ProjectProblem& problem, const ProjectArgs& args
   });
 }
 
-/// Norms and rotates every head of tokens [first, first + tile).
+/// Norms and rotates every head of tokens [first, first + tile); raw heads are only moved.
 void finish_heads(const ProjectProblem& problem, const ProjectArgs& args, const Pieces& pieces, std::int64_t first,
                   std::int64_t tile, const Device& device) {
   const std::int64_t head_dim = problem.head_dim;
@@ -73,7 +73,9 @@ void finish_heads(const ProjectProblem& problem, const ProjectArgs& args, const 
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t t = first + i / problem.num_heads, h = i % problem.num_heads;
       const std::int64_t position = args.positions.at<std::int32_t>(t);
-      if (is_token(args.rope_table, position)) {
+      if (problem.q_form == QForm::raw) {
+        simd::load_values(pieces.heads, i * head_dim, head_dim, row);
+      } else if (is_token(args.rope_table, position)) {
         simd::load_values(pieces.heads, i * head_dim, head_dim, row);
         head_norm(row, head_dim, problem.norm_eps, activation_dtype(problem.numerics));
         rotate(row + head_dim - problem.rope_dim, problem.rope_dim, rope_row(args.rope_table, position));

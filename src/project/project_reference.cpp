@@ -3,18 +3,6 @@
 #include "reference/definition.h"
 
 namespace fathom {
-namespace {
-
-/// The per-head norm of spec 2: in `served` every step rounds, as bf16 tensor arithmetic does.
-void head_norm(reference::Vector& head, double eps, Numerics numerics) {
-  double sum = 0;
-  for (const double value : head) sum += reference::activation(numerics, value * value);
-  const double mean = reference::activation(numerics, sum / static_cast<double>(head.size()));
-  const double s = reference::activation(numerics, 1.0 / std::sqrt(reference::activation(numerics, mean + eps)));
-  for (double& value : head) value = reference::activation(numerics, value * s);
-}
-
-}  // namespace
 
 Status project_reference(const ProjectProblem& problem, const ProjectArgs& args, const RunContext&) {
   namespace ref = reference;
@@ -23,9 +11,15 @@ Status project_reference(const ProjectProblem& problem, const ProjectArgs& args,
   const ref::Pages window{args.window_cache, problem.window_format, head_dim, problem.window_page_size};
   for (std::int64_t t = 0; t < args.x.shape[0]; ++t) {
     const std::int64_t position = ref::integer(args.positions, t);
-    if (!ref::is_token(args.rope_table, position)) {
-      ref::store_row(args.q_latent, ref::Vector(problem.q_rank), t);
-      for (int h = 0; h < problem.num_heads; ++h) ref::store_row(args.q, ref::Vector(head_dim), t, h);
+    const bool is_token = ref::is_token(args.rope_table, position), raw = problem.q_form == QForm::raw;
+    if (!is_token) {
+      const ref::Vector latent(problem.q_rank);
+      ref::store_row(args.q_latent, latent, t);
+      ref::Vector q(std::int64_t{problem.num_heads} * head_dim);
+      if (raw) q = ref::linear8(args.wq_b, args.wq_b_scale, latent, numerics);
+      for (int h = 0; h < problem.num_heads; ++h) {
+        ref::store_row(args.q, {q.begin() + h * head_dim, q.begin() + (h + 1) * head_dim}, t, h);
+      }
       continue;
     }
     const ref::Vector x = ref::row_of(args.x, problem.hidden_size, t);
@@ -40,8 +34,10 @@ Status project_reference(const ProjectProblem& problem, const ProjectArgs& args,
     ref::round_all(q, numerics);
     for (int h = 0; h < problem.num_heads; ++h) {
       ref::Vector head(q.begin() + h * head_dim, q.begin() + (h + 1) * head_dim);
-      head_norm(head, problem.norm_eps, numerics);
-      if (problem.rope_dim > 0) ref::rotate(head, args.rope_table, position);
+      if (!raw) {
+        ref::head_norm(head, problem.norm_eps, numerics);
+        if (problem.rope_dim > 0) ref::rotate(head, args.rope_table, position);
+      }
       ref::store_row(args.q, head, t, h);
     }
 

@@ -2,8 +2,8 @@
 // written there and finished in place: the latent, and the heads unless the caller keeps them apart. One implementation
 // serves both numerics: there is nothing here that `exact` would do otherwise.
 #include "core/scratch.h"
+#include "device/head_rows.cuh"
 #include "device/launch.h"
-#include "device/warp_rows.cuh"
 #include "linear/linear_problem.h"
 #include "project/project_impl.h"
 
@@ -168,8 +168,8 @@ struct Heads {
   std::int64_t first;
 };
 
-/// A warp for a head of any size: a pass for the sum, one for the rest, each element read again by the lane that stores
-/// it.
+/// A warp for a head of any size; raw heads are only moved. Others: a pass for the sum, one for the rest, each element
+/// read again by the lane that stores it.
 __global__ void __launch_bounds__(32 * kHeadWarps)
     finish_heads(const __grid_constant__ ProjectProblem problem, const __grid_constant__ ProjectArgs args,
                  const __grid_constant__ Heads heads) {
@@ -182,16 +182,16 @@ __global__ void __launch_bounds__(32 * kHeadWarps)
   const std::int64_t position = args.positions.at<std::int32_t>(t);
   const std::int64_t from = local * heads.product.strides[0] + h * heads.product.strides[1];
   const std::int64_t to = t * args.q.strides[0] + h * args.q.strides[1];
+  if (problem.q_form == QForm::raw) {
+    for (int c = lane; c < head_dim; c += 32) store_element(args.q, to + c, load_element(heads.product, from + c));
+    return;
+  }
   if (!is_token(args.rope_table, position)) {
     for (int c = lane; c < head_dim; c += 32) store_element(args.q, to + c, 0.0f);
     return;
   }
-  float sum = 0;
-  for (int c = lane; c < head_dim; c += 32) {
-    const float value = load_element(heads.product, from + c);
-    sum = __fadd_rn(sum, rounded(__fmul_rn(value, value), activation));
-  }
-  const float s = head_factor(warp_sum(sum), head_dim, problem.norm_eps, activation);
+  const float s =
+      head_factor(head_squares(heads.product, from, head_dim, lane), head_dim, problem.norm_eps, activation);
   for (int c = lane; c < plain; c += 32) store_element(args.q, to + c, load_element(heads.product, from + c) * s);
   const float* rope = rope_row(args.rope_table, position);
   for (int i = lane; i < half; i += 32) {
@@ -213,35 +213,23 @@ __global__ void __launch_bounds__(32 * kHeadWarps)
   const std::int64_t local = unit / num_heads, h = unit % num_heads, t = heads.first + local;
   const int lane = threadIdx.x % 32, head_dim = problem.head_dim, plain = head_dim - problem.rope_dim;
   const std::int64_t position = args.positions.at<std::int32_t>(t);
-  const bf16* from = heads.product.row<const bf16>(local, h);
+  const HeadWords head = load_head(heads.product.row<const bf16>(local, h), head_dim, lane);
   bf16* to = args.q.row<bf16>(t, h);
-  Eight words[2];
-  float sum = 0;
-  for (int k = 0; k < 2; ++k) {
-    const int c = column_of(k, lane);
-    words[k] = c < head_dim ? load_eight(from + c) : Eight{};
-  }
-  for (const Eight& word : words) {
-    for (const float value : word.v) sum = __fadd_rn(sum, rounded_bf16(__fmul_rn(value, value)));
-  }
   const bool padding = !is_token(args.rope_table, position);
-  const float s = head_factor(warp_sum(sum), head_dim, problem.norm_eps, DType::bf16);
+  const float s = head_factor(head_squares(head), head_dim, problem.norm_eps, DType::bf16);
   for (int k = 0; k < 2; ++k) {
     const int c = column_of(k, lane);
     if (c >= head_dim) break;
-    for (float& value : words[k].v) value *= s;
-    if (c >= plain && !padding) {
-      for (float& value : words[k].v) value = rounded_bf16(value);
-      rotate_and_round(words[k], rope_row(args.rope_table, position), problem.rope_dim, c - plain);
-    }
-    store_eight(to + c, padding ? Eight{} : words[k]);
+    Eight word = head.words[k];
+    if (!padding) finish_query(word, c, s, rope_row(args.rope_table, position), problem.rope_dim, plain);
+    store_eight(to + c, padding ? Eight{} : word);
   }
 }
 
 Status launch_heads(const ProjectProblem& problem, const ProjectArgs& args, const Heads& heads,
                     const RunContext& context) {
-  const bool wide = heads.product.dtype == DType::bf16 && problem.head_dim <= kWarpRow && problem.rope_dim % 8 == 0 &&
-                    has_wide_rows(heads.product) && has_wide_rows(args.q) && has_wide_rows(args.rope_table);
+  const bool wide = problem.q_form == QForm::final && has_wide_heads(heads.product, args.rope_table) &&
+                    has_wide_heads(args.q, args.rope_table);
   const unsigned blocks = blocks_for(heads.product.shape[0] * problem.num_heads, kHeadWarps);
   return launch("project", context, wide ? finish_heads_wide : finish_heads, dim3(blocks), dim3(32 * kHeadWarps), 0,
                 problem, args, heads);
@@ -302,6 +290,7 @@ Status project_simt(const ProjectProblem& problem, const ProjectArgs& args, cons
     const TensorView product = dense ? as_rows(args.q) : first_rows(pieces.heads, count);
     FATHOM_TRY(linear(linears.wq_b, {rows_of(args.q_latent, first, count), args.wq_b, args.wq_b_scale, product},
                       pieces.linear, context.stream));
+    if (dense && problem.q_form == QForm::raw) continue;  // there it lies
     FATHOM_TRY(launch_heads(problem, args, {dense ? args.q : as_heads(problem, product), first}, context));
   }
   return {};

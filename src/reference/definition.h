@@ -188,6 +188,14 @@ inline Vector rms_norm(const Vector& v, const TensorView& weight, double eps) {
   for (std::size_t i = 0; i < v.size(); ++i) y[i] = element(weight.data, weight.dtype, static_cast<std::int64_t>(i)) * (v[i] * s);
   return y;
 }
+/// The weightless per-head norm of spec 2: in `served` every step rounds, as bf16 tensor arithmetic does.
+inline void head_norm(Vector& head, double eps, Numerics numerics) {
+  double sum = 0;
+  for (const double value : head) sum += activation(numerics, value * value);
+  const double mean = activation(numerics, sum / static_cast<double>(head.size()));
+  const double s = activation(numerics, 1.0 / std::sqrt(activation(numerics, mean + eps)));
+  for (double& value : head) value = activation(numerics, value * s);
+}
 /// Rotates the last rope_dim elements, adjacent pairs, by row `position` of the table; `direction` -1 undoes it.
 inline void rotate(Vector& v, const TensorView& table, std::int64_t position, int direction = 1) {
   const std::int64_t rope_dim = table.shape[1], half = rope_dim / 2;

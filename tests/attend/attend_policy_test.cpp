@@ -77,6 +77,66 @@ TEST(AttendPolicy, ScratchHoldsWhatAnyNumberOfTokensSplitsInto) {
   }
 }
 
+AttendProblem fixed(AttendProblem problem) {
+  problem.split = Split::fixed;
+  return problem;
+}
+
+TEST(AttendPolicy, FixedPiecesAreTheQuerysOwn) {
+  EXPECT_EQ(fixed_pieces(0), 1);
+  EXPECT_EQ(fixed_pieces(16), 1);
+  EXPECT_EQ(fixed_pieces(17), 2);
+  EXPECT_EQ(fixed_pieces(20), 2);  // 640 rows
+  EXPECT_EQ(fixed_pieces(113), 8);
+  EXPECT_EQ(fixed_pieces(std::int64_t{1} << 20), 8);
+  for (const int tiles : {0, 1, 16, 17, 20, 36, 64, 128, 260}) {
+    int next = 0;
+    for (int block = 0; block < 8; ++block) {
+      const TileShare share = share_of(tiles, block, 8, Split::fixed);
+      EXPECT_EQ(share.begin, block < fixed_pieces(tiles) ? next : tiles);
+      EXPECT_LE(share.end - share.begin, (tiles + fixed_pieces(tiles) - 1) / fixed_pieces(tiles));
+      next = share.end;
+      // Blocks past the query's pieces, which a plan for longer ones has, change nothing.
+      if (block < fixed_pieces(tiles)) {
+        EXPECT_EQ(share, share_of(tiles, block, fixed_pieces(tiles), Split::fixed));
+      }
+    }
+    EXPECT_EQ(next, tiles);
+  }
+}
+
+TEST(AttendPolicy, FixedCutsFollowNeitherBatchNorDevice) {
+  const ClusterRoom few{0, 4, 2, 1, 1, 1, 1, 1, 1};
+  for (const int capacity : {1, 300, 5000}) {
+    for (const int tokens : {1, 7, 64, 300}) {
+      for (const ClusterRoom& room : {kH100Room, few}) {
+        const auto cut = attend_sm90_policy(fixed(flash(capacity)), room).cut(tokens, 64);
+        EXPECT_EQ(cut.cluster, 2);
+        EXPECT_EQ(cut.parts, 1);
+      }
+      for (const DeviceLimits& limits : {kH100, kRtx4090, DeviceLimits{80, 4, 99 * 1024, 1 << 20, 1 << 30}}) {
+        const AttendSm80Policy policy = attend_sm80_policy(fixed(flash(capacity)), limits);
+        EXPECT_EQ(policy.splits(tokens, 64), 2);
+        EXPECT_EQ(policy.heads_per_block, 32);
+      }
+    }
+  }
+  EXPECT_EQ(attend_sm90_policy(fixed(flash(1)), kH100Room).cut(1, 64).heads, 16);  // no bit depends on it
+  EXPECT_EQ(attend_sm90_policy(fixed(flash(64)), kH100Room).cut(64, 64).heads, 64);
+}
+
+TEST(AttendPolicy, FixedPartsWaitForNoMoreThanALaunch) {
+  const AttendSm80Policy policy = attend_sm80_policy(fixed(flash(4096)), kH100);
+  const std::int64_t units = 4096 * policy.head_blocks(64), at_a_time = policy.units_of_launch(units);
+  EXPECT_GE(at_a_time * 2, 2 * policy.target_blocks);
+  EXPECT_LE(policy.most_parts(4096, 64) * 32 * 512 * 4, std::int64_t{64} << 20);
+  EXPECT_EQ(policy.most_parts(4096, 64), at_a_time * 2);
+  EXPECT_EQ(policy.most_split_units(4096, 64), at_a_time);
+  EXPECT_EQ(policy.units_of_launch(5), 5);
+  EXPECT_EQ(attend_sm80_policy(flash(4096), kH100).units_of_launch(units), units);
+  EXPECT_EQ(attend_sm90_policy(fixed(flash(64, 64, 8192)), kH100Room).most(64, 64).parts, 0);
+}
+
 TEST(AttendPolicy, SmallRanksTakeTheSmallerBlock) {
   EXPECT_EQ(attend_sm80_policy(flash(128, 8), kH100).heads_per_block, 16);
   EXPECT_EQ(attend_sm80_policy(flash(128, 64), kH100).heads_per_block, 32);

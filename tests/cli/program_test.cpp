@@ -67,6 +67,8 @@ TEST(Program, BadUsageIsOneSentenceAndExitCodeTwo) {
       {"run", "--model", "a", "--input", "b", "--output", "c", "--layer", "one"},
       {"run", "--model", "a", "--input", "b", "--output", "c", "--page-size", "99999999"},
       {"run", "--model", "a", "--input", "b", "--output", "c", "--kv-format", "index_f32"},
+      {"run", "--model", "a", "--input", "b", "--output", "c", "--split", "even"},
+      {"bench", "attend", "--split", "fixed"},
   };
   for (const auto& line : lines) {
     const Outcome outcome = run_fathom(line);

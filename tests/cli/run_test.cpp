@@ -222,6 +222,10 @@ TEST_F(Run, ShardsAddUpToTheWhole) {
   EXPECT_GT(relative_l2(output_of(1, {"--numerics", "exact", "--rank", "1", "--world", "2"}), whole), 0.1);
 }
 
+TEST_F(Run, WhereRowsAreCutIsNoMatterOnTheCpu) {
+  EXPECT_EQ(output_of(2, {"--split", "fixed"}), output_of(2, {"--split", "balanced"}));
+}
+
 TEST_F(Run, FormatsAndImplementationsCanBeChosen) {
   const std::vector<float> exact = output_of(1, {"--numerics", "exact"});
   EXPECT_LE(

@@ -70,6 +70,25 @@ TEST_P(CudaLayer, ItsStagesOneByOneAreTheLayer) {
   EXPECT_EQ(staged.results[0], expected(gpu, {21, 1, 28}));
 }
 
+// Raw queries and unrotated results pass from stage to stage, unless the caller looks at what attend gave.
+TEST_P(CudaLayer, WhoAsksForAttnOutGetsTheSameBits) {
+  FATHOM_NEEDS_CUDA(gpu);
+  const LayerPlan plan = plan_layer(tiny.problem, gpu).value();
+  bool is_fused = false;
+  for (const LayerStage& stage : layer_stages(plan)) {
+    if (std::string(stage.title) == "attend")
+      is_fused = AttendPlan(stage.plan).problem().out_form == OutForm::unrotated;
+  }
+  EXPECT_TRUE(is_fused);
+  for (const bool stage_by_stage : {false, true}) {
+    Session shown = session_on(gpu);
+    shown.with_attn_out = true;
+    shown.stage_by_stage = stage_by_stage;
+    prefilled(shown, {20, 1, 1, 28});
+    EXPECT_EQ(shown.results[0], expected(gpu, {20, 1, 1, 28}));
+  }
+}
+
 TEST_P(CudaLayer, PageSizesAndPageOrderDoNotMatter) {
   FATHOM_NEEDS_CUDA(gpu);
   const auto wanted = expected(gpu, {20, 1, 1, 28});

@@ -145,6 +145,25 @@ def test_attend_infers_its_problem_and_makes_its_outputs():
     assert fathom.attend(**arrays, force="reference", out_dtype=np.float32).shape == out.shape
 
 
+def test_attend_takes_raw_queries_and_gives_codes():
+    rng = np.random.default_rng(5)
+    arrays, _ = attend_arrays(rng)
+    tokens, heads, dim = arrays["q"].shape
+    angles = rng.standard_normal((9, 32)).astype(np.float32)
+    rope_table = np.concatenate([np.cos(angles), np.sin(angles)], 1)
+    turn = {"rope_table": rope_table, "positions": np.arange(tokens, dtype=np.int32) * 4, "q_form": "raw"}
+    plain = fathom.attend(**arrays, **turn)
+    turned = fathom.attend(**arrays, out_form="unrotated", **turn)
+    assert plain[..., :448].tobytes() == turned[..., :448].tobytes() and plain.tobytes() != turned.tobytes()
+    turn["split"] = "fixed"
+    codes, scale = fathom.attend(**arrays, out_form="e4m3", out_dtype="e4m3", out_scale=True, **turn)
+    assert codes.dtype == ml_dtypes.float8_e4m3fn and scale.shape == (tokens, heads, dim // 128)
+    values = codes.astype(np.float32) * np.exp2(scale.view(np.uint8).astype(np.float32) - 127).repeat(128, axis=2)
+    np.testing.assert_allclose(values, turned.astype(np.float32), rtol=2**-4, atol=1e-4)
+    with pytest.raises(ValueError, match="rope_table is missing"):
+        fathom.attend(**arrays, q_form="raw")
+
+
 def test_plans_are_kept_by_capacity():
     from fathom import _ops
 

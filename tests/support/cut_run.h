@@ -33,6 +33,19 @@ struct Piece {
   std::int64_t first, count;
 };
 
+/// A case's views, of these tokens alone.
+inline std::vector<TensorView> views_of_piece(const harness::OpCase& built, std::vector<TensorView> views,
+                                              const Piece& piece) {
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    const int dimension = token_dimension(built.op->args[i]);
+    if (dimension < 0 || views[i].is_absent()) continue;
+    views[i].data = static_cast<std::byte*>(views[i].data) +
+                    piece.first * views[i].strides[dimension] * bits_of(views[i].dtype) / 8;
+    views[i].shape[dimension] = piece.count;
+  }
+  return views;
+}
+
 /// Runs the pieces one after the other, on the CPU. `run.views` are the whole arguments, as run_case leaves them.
 inline harness::WatchedRun run_pieces(const harness::OpCase& built, const AnyPlan& plan,
                                       const std::vector<Piece>& pieces) {
@@ -59,15 +72,7 @@ inline harness::WatchedRun run_pieces(const harness::OpCase& built, const AnyPla
     return run;
   }
   for (const Piece& piece : pieces) {
-    std::vector<TensorView> views = run.views;
-    for (std::size_t i = 0; i < views.size(); ++i) {
-      const int dimension = token_dimension(built.op->args[i]);
-      if (dimension < 0 || views[i].is_absent()) continue;
-      views[i].data = static_cast<std::byte*>(views[i].data) +
-                      piece.first * views[i].strides[dimension] * bits_of(views[i].dtype) / 8;
-      views[i].shape[dimension] = piece.count;
-    }
-    run.status = run_op(plan, views, workspace->get());
+    run.status = run_op(plan, views_of_piece(built, run.views, piece), workspace->get());
     if (!run.status.ok()) return run;
   }
   return run;

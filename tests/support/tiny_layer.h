@@ -188,6 +188,10 @@ class Session {
     const auto rows = cli::DeviceRows::create(device_, layer_.problem.out_dtype, total, 32).value();
     args.out = rows.view(total, {32});
     EXPECT_TRUE(fill_bytes(device_, args.out.data, std::byte{0xff}, bytes_of(args.out.dtype, args.out.numel())).ok());
+    const std::int64_t heads = layer_.problem.num_heads, dim = layer_.problem.head_dim;
+    const auto attn_out =
+        cli::DeviceRows::create(device_, activation_dtype(layer_.problem.numerics), total, heads * dim).value();
+    if (with_attn_out) args.attn_out = attn_out.view(total, {heads, dim});
     const Workspace& workspace = workspace_.get();
     const std::size_t calls = stage_by_stage ? layer_stages(plan_).size() : 1;
     for (std::size_t i = 0; i < calls; ++i) {
@@ -234,6 +238,7 @@ class Session {
 
   std::map<int, std::map<std::int64_t, std::vector<float>>> results;
   bool stage_by_stage = false;  ///< steps run through run_layer_stage
+  bool with_attn_out = false;   ///< steps ask for attn_out too
 
  private:
   TinyLayer& layer_;

@@ -28,6 +28,18 @@ constexpr DType activation_dtype(Numerics numerics) noexcept {
   return numerics == Numerics::exact ? DType::f32 : DType::bf16;
 }
 
+/// What queries are when `project` hands them to `attend`.
+///   final  head-normed and rotated
+///   raw    as the product left them: attend norms and rotates each head where it loads it, to the same bits
+enum class QForm : std::uint8_t { final, raw };
+inline constexpr const char* kQFormWords[] = {"final", "raw"};
+/// What attention results are when `attend` hands them to `output`.
+///   plain      as values came: they carry the rotation of their rows' positions
+///   unrotated  turned back by the query's position, to the bits that `output` gives a plain result
+///   e4m3       unrotated, then E4M3 codes with a power-of-two scale for each 128 elements (spec 0.3, Q8)
+enum class OutForm : std::uint8_t { plain, unrotated, e4m3 };
+inline constexpr const char* kOutFormWords[] = {"plain", "unrotated", "e4m3"};
+
 enum class FieldKind : std::uint8_t {
   integer,   ///< std::int32_t
   capacity,  ///< std::int32_t, an upper bound: a run may bring fewer
