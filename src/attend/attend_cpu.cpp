@@ -1,194 +1,244 @@
-// attend on the CPU: a span of a query's rows at a time; all logits of the span first, then their weights relative to the
-// largest, then the weighted rows. Rows are dequantised a block at a time and every block meets all heads of the query;
-// they are dequantised once for each pass, which costs less than keeping them. Rows go in list order, so a query's result
-// depends on its own rows and on nothing else in the batch.
-#include <cmath>
-#include <limits>
-
+// attend on the CPU in f32, for every instruction set that Highway compiles for. A query goes through four stages:
+//
+//   list    its present rows, and q turned so that a vector holds one element of many heads
+//   score   a block of rows: decoded to f32 a stripe of columns at a time, and met by all heads
+//   weigh   a block's logits: exponentials relative to the largest logit of the query
+//   gather  a stripe of the value's columns: decoded once more, weighted, divided by the sum
+//
+// Decoding twice costs a few per cent of the products, less than to keep a query's rows in f32, which L2 does not hold.
+// Every stage's items are independent of each other, so that threads may share a query (share_queries).
+#include "attend/attend_cpu.h"
 #include "attend/attend_impl.h"
-#include "attend/row_walk.h"
-#include "cache/row_codec.h"
-#include "core/parallel.h"
-#include "core/scratch.h"
-#include "simd/words.h"
+#include "simd/loops.h"
 
 namespace fathom {
 namespace {
 
-constexpr std::int64_t kRowBlock = 64;   ///< rows dequantised at a time
-constexpr std::int64_t kRowSpan = 4096;  ///< rows whose logits are kept; beyond it the softmax is carried along
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr std::int64_t kBlock = 96;  ///< rows: a stripe of them and the operands it meets stay close to L1
+constexpr int kScoreColumns = 64;    ///< of a stripe of keys
+constexpr int kGatherColumns = 32;   ///< of a stripe of values; few, so that even one query is shared by many threads
+enum Stage : int { kList, kScore, kWeigh, kGather, kStages };
 
-/// A present row of one of the two sets.
-struct Row {
-  std::int32_t set;
-  std::int64_t slot;
+/// A query's scratch. Heads are padded to whole vectors.
+struct Query {
+  RowSpan* span;
+  RowBytes* rows;  ///< [span]
+  float* q;        ///< panels of heads, [panels, head_dim, width]
+  float* weights;  ///< [span, heads]: logits, then exp(logit - most)
+  float* sums;     ///< [heads, value_dim], padded to whole panels
+  SoftmaxBlocks blocks;
 };
 
-/// One thread's scratch.
-struct Share {
-  float* q;        ///< [num_heads, head_dim]
-  Row* span;       ///< [span_rows]
-  float* rows;     ///< [kRowBlock, head_dim]
-  float* weights;  ///< [num_heads, span_rows]: logits, then exp(logit - most)
-  float* sums;     ///< [num_heads, value_dim]
-  float* most;     ///< [num_heads]: largest logit so far
-  float* total;    ///< [num_heads]: sum of weights
-  std::int64_t span_rows;
-};
-
-Share lay_out(const AttendProblem& problem, const Device& device, Scratch& scratch, int part) {
-  const std::int64_t threads = device.num_threads(), heads = problem.num_heads;
-  const auto take = [&]<class T>(T*& piece, std::int64_t count) {
-    T* all = scratch.take<T>(threads * count);
-    piece = all == nullptr ? nullptr : all + part * count;
-  };
-  const std::int64_t most_rows = (problem.window_rows == RowsBy::none ? 0 : std::int64_t{problem.window_width}) +
-                                 (problem.entries_rows == RowsBy::none ? 0 : std::int64_t{problem.entries_width});
-  Share share;
-  share.span_rows = std::min(kRowSpan, most_rows);
-  take(share.q, heads * problem.head_dim);
-  take(share.span, share.span_rows);
-  take(share.rows, kRowBlock * problem.head_dim);
-  take(share.weights, heads * share.span_rows);
-  take(share.sums, heads * problem.value_dim);
-  take(share.most, heads);
-  take(share.total, heads);
-  return share;
-}
-
-/// The two sets with their caches.
-struct Sets {
-  RowSetProblem problems[2];
-  const RowSet* sets[2];
-  PagedCacheView caches[2];
-};
-
-Result<Sets> open_sets(const AttendProblem& problem, const AttendArgs& args) {
-  Sets sets{{window_set(problem), entries_set(problem)}, {&args.window, &args.entries}, {}};
-  FATHOM_TRY(open_caches(problem, args, sets.caches));
-  return sets;
-}
-
-/// Dequantises rows [first, first + count) of the span.
-void load_block(const AttendProblem& problem, const Sets& sets, const Share& share, std::int64_t first, std::int64_t count) {
-  for (std::int64_t j = 0; j < count; ++j) {
-    const Row& row = share.span[first + j];
-    const PagedCacheView& cache = sets.caches[row.set];
-    decode_row(cache.layout, cache.row(row.slot), cache.footer(row.slot), share.rows + j * problem.head_dim);
+class AttendCpu {
+ public:
+  AttendCpu(const AttendProblem& problem, const Device& device, const simd::Loops& loops, Scratch& scratch)
+      : problem_(problem),
+        loops_(loops),
+        heads_(loops.padded(problem.num_heads)),
+        span_(span_of(problem)),
+        softmax_(problem, heads_) {
+    const std::int64_t threads = device.num_threads();
+    queries_ = {scratch.take<RowSpan>(threads),
+                scratch.take<RowBytes>(threads * span_),
+                scratch.take<float>(threads * q_size()),
+                scratch.take<float>(threads * span_ * heads_),
+                scratch.take<float>(threads * problem.num_heads * value_columns()),
+                {}};
+    stripes_ = scratch.take<float>(threads * kBlock * kScoreColumns);
+    softmax_.lay_out(scratch, threads, blocks());
   }
-}
 
-/// Turns the logits of one head into weights relative to the largest logit so far, and adds them up.
-void weigh(const AttendProblem& problem, const Share& share, std::int64_t h, std::int64_t rows) {
-  float* weights = share.weights + h * share.span_rows;
-  float most = share.most[h];
-  for (std::int64_t i = 0; i < rows; ++i) {
-    weights[i] *= problem.softmax_scale;
-    most = weights[i] > most ? weights[i] : most;
+  Status run(const AttendArgs& args, const Device& device) {
+    FATHOM_ASSIGN(const AttendSets sets, open_sets(problem_, args));
+    sets_ = &sets;
+    args_ = &args;
+    softmax_.begin();
+    const std::int64_t stripes = (problem_.value_dim + kGatherColumns - 1) / kGatherColumns;
+    const std::int64_t items[kStages] = {loops_.panels(problem_.num_heads), blocks(), blocks(), stripes};
+    share_queries(
+        device, args.q.shape[0], items, [&](const AttendItems& some) { work(some); },
+        [&](int slot) { return queries_.span[slot].last; });
+    return {};
   }
-  if (most > share.most[h]) {
-    const float factor = std::exp(share.most[h] - most);  // 0 for the first span
-    share.total[h] *= factor;
-    simd::scale_row(share.sums + h * problem.value_dim, problem.value_dim, factor);
-    share.most[h] = most;
-  }
-  // Relative to -inf, while no larger logit has come, a logit of -inf weighs nothing; a NaN stays a NaN.
-  const float base = most == -kInfinity ? 0.0f : most;
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const float weight = std::exp(weights[i] - base);
-    share.total[h] += weight;
-    // The model multiplies rows by bf16 probabilities and sums them unrounded.
-    weights[i] = problem.q_dtype == DType::bf16 ? round_bf16(weight) : weight;
-  }
-}
 
-/// Folds the span's `rows` rows into the softmax of `heads` heads.
-void fold_span(const AttendProblem& problem, const Sets& sets, const Share& share, int heads, std::int64_t rows) {
-  for (std::int64_t first = 0; first < rows; first += kRowBlock) {
-    const std::int64_t count = std::min(kRowBlock, rows - first);
-    load_block(problem, sets, share, first, count);
-    simd::dot_rows(share.q, problem.head_dim, heads, share.rows, problem.head_dim, static_cast<int>(count), problem.head_dim,
-                   share.weights + first, share.span_rows);
-  }
-  for (std::int64_t h = 0; h < heads; ++h) weigh(problem, share, h, rows);
-  for (std::int64_t first = 0; first < rows; first += kRowBlock) {
-    const std::int64_t count = std::min(kRowBlock, rows - first);
-    if (rows > kRowBlock) load_block(problem, sets, share, first, count);
-    simd::accumulate_rows(share.weights + first, share.span_rows, heads, share.rows, problem.head_dim, static_cast<int>(count),
-                          problem.value_dim, share.sums, problem.value_dim);
-  }
-}
+ private:
+  std::int64_t blocks() const { return (span_ + kBlock - 1) / kBlock; }
+  std::int64_t q_size() const { return loops_.panels(problem_.num_heads) * loops_.width() * problem_.head_dim; }
+  std::int64_t value_columns() const { return loops_.panels(problem_.value_dim) * loops_.width(); }
 
-/// Heads [first, first + heads) of query t.
-void attend_query(const AttendProblem& problem, const AttendArgs& args, const Sets& sets, const Share& share, std::int64_t t,
-                  int first, int heads) {
-  for (int h = 0; h < heads; ++h) {
-    load_row(args.q, t * args.q.strides[0] + (first + h) * args.q.strides[1], problem.head_dim, share.q + std::int64_t{h} * problem.head_dim);
+  Query query_of(int slot) const {
+    return {queries_.span + slot,
+            queries_.rows + slot * span_,
+            queries_.q + slot * q_size(),
+            queries_.weights + slot * span_ * heads_,
+            queries_.sums + slot * problem_.num_heads * value_columns(),
+            softmax_.blocks_of(slot)};
   }
-  std::fill_n(share.sums, std::int64_t{heads} * problem.value_dim, 0.0f);
-  std::fill_n(share.most, heads, -kInfinity);
-  std::fill_n(share.total, heads, 0.0f);
 
-  std::int64_t rows = 0;
-  bool seen = false;
-  for (std::int32_t s = 0; s < 2; ++s) {
-    const RowWalk walk(sets.problems[s], *sets.sets[s], args.seq_ids, sets.caches[s], t);
-    for (std::int64_t i = 0; i < walk.count(); ++i) {
-      const std::int64_t slot = walk.slot(i);
-      if (slot < 0) continue;
-      seen = true;
-      share.span[rows++] = {s, slot};
-      if (rows < share.span_rows) continue;
-      fold_span(problem, sets, share, heads, rows);
-      rows = 0;
+  void work(const AttendItems& items) const {
+    const Query query = query_of(items.slot);
+    const SettledSoftmax settled = softmax_.settled_of(items.part);
+    float* stripe = stripes_ + items.part * kBlock * kScoreColumns;
+    if (items.stage == kList) {
+      if (items.first == 0) list_rows(*sets_, *args_, items.t, items.span, span_, *query.span, query.rows);
+      for (std::int64_t panel = items.first; items.span == 0 && panel < items.last; ++panel)
+        turn(query, items.t, panel);
+      return;
     }
-  }
-  if (rows > 0) fold_span(problem, sets, share, heads, rows);
-
-  for (int h = 0; h < heads; ++h) {
-    const int head = first + h;
-    float* sums = share.sums + std::int64_t{h} * problem.value_dim;
-    const float sink = args.attn_sink.is_absent() ? -kInfinity : args.attn_sink.at<float>(head);
-    // The sink has no value vector: it only enlarges the denominator. Where no row weighs anything, or the sink takes
-    // all, nothing is left of the values, whatever they are.
-    const float denominator = share.total[h] + std::exp(sink - share.most[h]);
-    if (share.total[h] == 0 || denominator == kInfinity) {
-      std::fill_n(sums, problem.value_dim, 0.0f);
+    const std::int64_t blocks = (query.span->count + kBlock - 1) / kBlock, last = std::min(items.last, blocks);
+    if (items.stage == kScore) {
+      for (std::int64_t block = items.first; block < last; ++block) score(query, stripe, block);
+    } else if (items.stage == kWeigh) {
+      softmax_.find_base(query.blocks, items.span, blocks, settled);
+      for (std::int64_t block = items.first; block < last; ++block) weigh(query, block, settled.most);
     } else {
-      simd::scale_row(sums, problem.value_dim, 1.0f / denominator);
+      softmax_.settle(*args_, query.blocks, items.t, items.span, blocks, settled);
+      for (std::int64_t item = items.first; item < items.last; ++item)
+        gather(query, items, blocks, settled, stripe, static_cast<int>(item) * kGatherColumns);
+      if (items.first != 0) return;
+      softmax_.carry(query.blocks, items.span, settled);
+      if (items.span == query.span->last) softmax_.store(*args_, items.t, query.span->seen, settled);
     }
-    store_row(args.out, t * args.out.strides[0] + head * args.out.strides[1], problem.value_dim, sums);
-    if (!args.lse.is_absent()) args.lse.row<float>(t)[head] = seen ? share.most[h] + std::log(share.total[h]) : -kInfinity;
-    if (!args.max_logits.is_absent()) args.max_logits.row<float>(t)[head] = share.most[h];
   }
+
+  /// Puts a panel of heads side by side; heads that are not there are zeros.
+  void turn(const Query& query, std::int64_t t, std::int64_t panel) const {
+    const std::int64_t width = loops_.width(), dim = problem_.head_dim, first = panel * width;
+    float* out = query.q + panel * width * dim;
+    for (std::int64_t h = 0; h < width; ++h) {
+      if (first + h >= problem_.num_heads) {
+        for (std::int64_t c = 0; c < dim; ++c) out[c * width + h] = 0;
+      } else if (args_->q.dtype == DType::f32) {
+        const auto* q = args_->q.row<const float>(t, first + h);
+        for (std::int64_t c = 0; c < dim; ++c) out[c * width + h] = q[c];
+      } else {
+        const auto* q = args_->q.row<const bf16>(t, first + h);
+        for (std::int64_t c = 0; c < dim; ++c) out[c * width + h] = to_f32(q[c]);
+      }
+    }
+  }
+
+  std::int64_t rows_of(const Query& query, std::int64_t block) const {
+    return std::min(kBlock, query.span->count - block * kBlock);
+  }
+
+  /// Decodes a stripe of rows [first, first + rows) of the span, of both sets if need be, a row every `stride`.
+  void decode(const Query& query, std::int64_t first, std::int64_t rows, int column, int columns, float* out,
+              std::int64_t stride) const {
+    const std::int64_t window = std::clamp<std::int64_t>(query.span->from_window - first, 0, rows);
+    if (window > 0) loops_.decode(sets_->caches[0].layout, query.rows + first, window, column, columns, out, stride);
+    if (window == rows) return;
+    loops_.decode(sets_->caches[1].layout, query.rows + first + window, rows - window, column, columns,
+                  out + window * stride, stride);
+  }
+
+  void score(const Query& query, float* stripe, std::int64_t block) const {
+    const std::int64_t first = block * kBlock, rows = rows_of(query, block), next = first + rows;
+    for (std::int64_t j = next; j < std::min(next + rows, query.span->count); ++j) {
+      const int bytes = sets_->caches[j >= query.span->from_window].layout.row_bytes;
+      for (int line = 0; line < bytes; line += 64) __builtin_prefetch(query.rows[j].row + line);
+    }
+    float* logits = query.weights + first * heads_;
+    std::fill_n(logits, rows * heads_, 0.0f);
+    const std::int64_t width = loops_.width();
+    for (int column = 0; column < problem_.head_dim; column += kScoreColumns) {
+      const int columns = std::min(kScoreColumns, problem_.head_dim - column);
+      decode(query, first, rows, column, columns, stripe, kScoreColumns);
+      loops_.multiply({.m = static_cast<int>(rows),
+                       .n = static_cast<int>(heads_),
+                       .k = columns,
+                       .a = stripe,
+                       .a_i = kScoreColumns,
+                       .a_p = 1,
+                       .b = query.q + column * width,
+                       .b_p = width,
+                       .b_panel = problem_.head_dim * width,
+                       .out = logits,
+                       .out_i = heads_});
+    }
+    loops_.largest(logits, heads_, rows, heads_, problem_.softmax_scale, query.blocks.most + block * heads_);
+  }
+
+  void weigh(const Query& query, std::int64_t block, const float* base) const {
+    // The model multiplies rows by bf16 probabilities and sums them unrounded.
+    const bool round = problem_.q_dtype == DType::bf16;
+    loops_.weigh(query.weights + block * kBlock * heads_, heads_, rows_of(query, block), heads_, base, round,
+                 query.blocks.total + block * heads_);
+  }
+
+  void gather(const Query& query, const AttendItems& items, std::int64_t blocks, const SettledSoftmax& settled,
+              float* stripe, int column) const {
+    const int columns = std::min(kGatherColumns, problem_.value_dim - column),
+              padded = static_cast<int>(loops_.padded(columns));
+    const std::int64_t stride = value_columns();
+    float* sums = query.sums + column;
+    for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
+      if (items.span == 0) {
+        std::fill_n(sums + h * stride, padded, 0.0f);
+      } else if (settled.factor[h] != 1) {
+        for (int c = 0; c < columns; ++c) sums[h * stride + c] *= settled.factor[h];
+      }
+    }
+    if (padded != columns)
+      std::fill_n(stripe, kBlock * kGatherColumns, 0.0f);  // the columns between are multiplied too
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const std::int64_t first = block * kBlock, rows = rows_of(query, block);
+      decode(query, first, rows, column, columns, stripe, kGatherColumns);
+      loops_.multiply({.m = problem_.num_heads,
+                       .n = padded,
+                       .k = static_cast<int>(rows),
+                       .a = query.weights + first * heads_,
+                       .a_i = 1,
+                       .a_p = heads_,
+                       .b = stripe,
+                       .b_p = kGatherColumns,
+                       .b_panel = loops_.width(),
+                       .out = sums,
+                       .out_i = stride});
+    }
+    if (items.span != query.span->last) return;
+    for (std::int64_t h = 0; h < problem_.num_heads; ++h) {
+      if (settled.share[h] == 0) std::fill_n(sums + h * stride, columns, 0.0f);
+      const std::int64_t at = items.t * args_->out.strides[0] + h * args_->out.strides[1] + column;
+      loops_.store(sums + h * stride, columns, settled.share[h], args_->out.dtype,
+                   static_cast<std::byte*>(args_->out.data) + bytes_of(args_->out.dtype, at));
+    }
+  }
+
+  const AttendProblem& problem_;
+  const simd::Loops& loops_;
+  std::int64_t heads_, span_;
+  AttendSoftmax softmax_;
+  Query queries_{};           ///< of slot 0; the others' follow
+  float* stripes_ = nullptr;  ///< [threads, kBlock, kScoreColumns]
+  const AttendSets* sets_ = nullptr;
+  const AttendArgs* args_ = nullptr;
+};
+
+/// Planned and run by the same loops, which a plan keeps.
+Result<Prepared> prepare(const AttendProblem& problem, const Device& device, const simd::Loops& loops) {
+  Scratch scratch;
+  AttendCpu(problem, device, loops, scratch);
+  return Prepared{.workspace = {.scratch = scratch.used()},
+                  .state = std::shared_ptr<const void>(std::shared_ptr<void>(), &loops),
+                  .parts = {}};
 }
 
 }  // namespace
 
 Result<Prepared> prepare_attend_cpu(const AttendProblem& problem, const Device& device, const PlanOptions&) {
-  Scratch scratch;
-  lay_out(problem, device, scratch, 0);
-  return Prepared{{.scratch = scratch.used()}};
+  return prepare(problem, device, simd::best_loops());
 }
-
+Result<Prepared> prepare_attend_avx2(const AttendProblem& problem, const Device& device, const PlanOptions&) {
+  return prepare(problem, device, simd::avx2_loops());
+}
+Result<Prepared> prepare_attend_avx512(const AttendProblem& problem, const Device& device, const PlanOptions&) {
+  return prepare(problem, device, simd::avx512_loops());
+}
 Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const RunContext& context) {
-  FATHOM_ASSIGN(const Sets sets, open_sets(problem, args));
-  const std::int64_t num_tokens = args.q.shape[0];
-  // With fewer queries than threads the heads of a query are shared out, at the price of dequantising its rows again.
-  const std::int64_t wanted = num_tokens >= context.device.num_threads() ? 1 : context.device.num_threads();
-  const std::int64_t per_part = (problem.num_heads + wanted - 1) / wanted;
-  const std::int64_t parts = (problem.num_heads + per_part - 1) / per_part;
-  parallel_for(context.device, num_tokens * parts, 1, [&](std::int64_t begin, std::int64_t end, int part) {
-    Scratch scratch(context.workspace.scratch);
-    const Share share = lay_out(problem, context.device, scratch, part);
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t first = i % parts * per_part;
-      attend_query(problem, args, sets, share, i / parts, static_cast<int>(first),
-                   static_cast<int>(std::min<std::int64_t>(per_part, problem.num_heads - first)));
-    }
-  });
-  return {};
+  Scratch scratch(context.workspace.scratch);
+  return AttendCpu(problem, context.device, *static_cast<const simd::Loops*>(context.state), scratch)
+      .run(args, context.device);
 }
 
 }  // namespace fathom

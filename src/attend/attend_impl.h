@@ -28,6 +28,14 @@ Status attend_any_form(const AttendProblem& problem, const AttendArgs& args, con
 
 Result<Prepared> prepare_attend_cpu(const AttendProblem& problem, const Device& device, const PlanOptions& options);
 Status attend_cpu(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
+// attend_cpu held to one instruction set by its plan.
+Result<Prepared> prepare_attend_avx2(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+Result<Prepared> prepare_attend_avx512(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+// Products of bf16 pairs, by AVX-512 or AMX as its plan says.
+Reason attend_bf16_refuses(const AttendProblem& problem, const Device& device);
+Result<Prepared> prepare_attend_avx512bf16(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+Result<Prepared> prepare_attend_amx(const AttendProblem& problem, const Device& device, const PlanOptions& options);
+Status attend_bf16(const AttendProblem& problem, const AttendArgs& args, const RunContext& context);
 
 // On CUDA.
 Reason refuses_attend_sm90(const AttendProblem& problem, const Device& device);

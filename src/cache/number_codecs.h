@@ -75,6 +75,13 @@ constexpr float decode_ue8m0(std::uint8_t code) noexcept {
   return std::bit_cast<float>(std::uint32_t{code} << 23);
 }
 
+/// decode_ue8m0 of every code.
+inline constexpr std::array<float, 256> kUe8m0Values = [] {
+  std::array<float, 256> values{};
+  for (int code = 0; code < 256; ++code) values[code] = decode_ue8m0(static_cast<std::uint8_t>(code));
+  return values;
+}();
+
 /// E(v) of the specification: ceil(log2 v) of a positive normal number, taken from its bits.
 constexpr int ceil_log2(float value) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(value);

@@ -10,6 +10,14 @@ Status index_reference(const IndexProblem& problem, const IndexArgs& args, const
 
 Result<Prepared> prepare_index_cpu(const IndexProblem& problem, const Device& device, const PlanOptions& options);
 Status index_cpu(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
+// index_cpu held to one instruction set by its plan.
+Result<Prepared> prepare_index_avx2(const IndexProblem& problem, const Device& device, const PlanOptions& options);
+Result<Prepared> prepare_index_avx512(const IndexProblem& problem, const Device& device, const PlanOptions& options);
+// Products of bf16 pairs, by AVX-512 or AMX as its plan says.
+Reason index_bf16_refuses(const IndexProblem& problem, const Device& device);
+Result<Prepared> prepare_index_avx512bf16(const IndexProblem& problem, const Device& device, const PlanOptions& options);
+Result<Prepared> prepare_index_amx(const IndexProblem& problem, const Device& device, const PlanOptions& options);
+Status index_bf16(const IndexProblem& problem, const IndexArgs& args, const RunContext& context);
 
 // On CUDA.
 Result<Prepared> prepare_index_simt(const IndexProblem& problem, const Device& device, const PlanOptions& options);

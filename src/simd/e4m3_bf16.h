@@ -53,17 +53,68 @@ __attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline E4m
   return table;
 }
 
-/// 64 codes as twice 32 bf16, in order.
-__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_e4m3(const E4m3Table& table,
-                                                                                             __m512i codes,
-                                                                                             __m512i& first,
-                                                                                             __m512i& second) {
-  // Unpacking takes bytes from the halves of each 16.
-  codes = _mm512_maskz_permutexvar_epi64(0xff, _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), codes);
+/// 64 codes as twice 32 bf16: first has bytes 0 to 7 of each 16, second has 8 to 15.
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_unordered_e4m3(
+    const E4m3Table& table, __m512i codes, __m512i& first, __m512i& second) {
   const __m512i low = _mm512_permutex2var_epi8(table.low[0], codes, table.low[1]);
   const __m512i magnitude = _mm512_permutex2var_epi8(table.high[0], codes, table.high[1]);
   constexpr int kOrAnd = 0xf8;  // a | (b & c)
   const __m512i high = _mm512_ternarylogic_epi32(magnitude, codes, _mm512_set1_epi8(static_cast<char>(0x80)), kOrAnd);
+  first = _mm512_unpacklo_epi8(low, high);
+  second = _mm512_unpackhi_epi8(low, high);
+}
+
+/// The same, in order.
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_e4m3(const E4m3Table& table,
+                                                                                             __m512i codes,
+                                                                                             __m512i& first,
+                                                                                             __m512i& second) {
+  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+  widen_unordered_e4m3(table, _mm512_maskz_permutexvar_epi64(0xff, order, codes), first, second);
+}
+
+/// The same tables with exponents as high as they go, 2^119 and 2^118 times the values, for scales that change with
+/// every 64 codes: a power of two is then a subtraction from the upper bytes, which stops at zero where the value is
+/// zero.
+struct alignas(64) E4m3High {
+  std::array<std::uint8_t, 128> low{}, high{};
+};
+inline constexpr std::array<E4m3High, 2> kE4m3High = [] {
+  std::array<E4m3High, 2> tables{};
+  for (int odd = 0; odd < 2; ++odd) {
+    for (int code = 1; code < 127; ++code) {
+      const int word = kE4m3Bf16[code] + (kMostE4m3Exponent - odd) * 128;
+      tables[odd].low[code] = static_cast<std::uint8_t>(word & 0xff);
+      tables[odd].high[code] = static_cast<std::uint8_t>(word >> 8);
+    }
+  }
+  return tables;
+}();
+
+/// Whether a UE8M0 scale is one of those exponents.
+constexpr bool fits_scaled_e4m3(std::uint8_t scale) noexcept {
+  return scale >= 127 + kLeastE4m3Exponent && scale <= 127 + kMostE4m3Exponent;
+}
+/// Four times what is subtracted for a scale: a broadcast of four bytes is a plain load.
+inline constexpr std::array<std::uint32_t, 256> kE4m3Down = [] {
+  std::array<std::uint32_t, 256> fours{};
+  for (int scale = 0; scale <= 127 + kMostE4m3Exponent; ++scale) {
+    fours[scale] = static_cast<std::uint32_t>((127 + kMostE4m3Exponent - scale) / 2) * 0x01010101u;
+  }
+  return fours;
+}();
+
+/// 64 codes, none of them NaN, times a UE8M0 scale that fits; bytes go where widen_unordered_e4m3 puts them.
+__attribute__((target("avx512f,avx512bw,avx512vbmi"), always_inline)) inline void widen_scaled_e4m3(__m512i codes,
+                                                                                                    std::uint8_t scale,
+                                                                                                    __m512i& first,
+                                                                                                    __m512i& second) {
+  const E4m3High& table = kE4m3High[(127 + kMostE4m3Exponent - scale) % 2];
+  const std::uint8_t *lows = table.low.data(), *highs = table.high.data();
+  const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(lows), codes, _mm512_load_si512(lows + 64));
+  __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(highs), codes, _mm512_load_si512(highs + 64));
+  high = _mm512_subs_epu8(high, _mm512_set1_epi32(static_cast<int>(kE4m3Down[scale])));
+  high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);  // a | (b & c)
   first = _mm512_unpacklo_epi8(low, high);
   second = _mm512_unpackhi_epi8(low, high);
 }

@@ -220,6 +220,14 @@ TEST_P(ManyRows, AFirstSpanThatWeighsNothingLeavesTheRestAlone) {
   EXPECT_NEAR(lse, 10 + std::log(500.0), 1e-5);
 }
 
+TEST_P(ManyRows, ALaterSpanWithALargerLogitOutweighsTheFirst) {
+  for (int i = 0; i < kCount; ++i) rows[i] = i < 4500 ? 1.0f : 5.0f;
+  ASSERT_EQ(run_with(GetParam(), problem, args), "");
+  const double first = 4500 * std::exp(1.0), later = 500 * std::exp(5.0);
+  EXPECT_NEAR(out, (first + 5 * later) / (first + later), 1e-4);
+  EXPECT_NEAR(lse, std::log(first + later), 1e-5);
+}
+
 INSTANTIATE_TEST_SUITE_P(Cpu, ManyRows, testing::Values("cpu", "reference"));
 
 TEST(AttendChecks, EachSlipIsNamed) {
