@@ -41,11 +41,9 @@ __device__ __forceinline__ void clear(float (&out)[2][64]) {
 #pragma unroll
   for (int i = 0; i < 128; ++i) asm volatile("mov.b32 %0, 0;" : "=f"(out[i / 64][i % 64]));
 }
-/// kBusy: products are under way, which must end first.
-template <bool kBusy>
+/// Logits may be under way meanwhile: they are in other registers.
 __device__ __forceinline__ void rescale(float (&out)[2][64], const float (&factor)[2]) {
   if (!__any_sync(kAllLanes, factor[0] != 1.f || factor[1] != 1.f)) return;
-  if constexpr (kBusy) wgmma::wait<0>();
 #pragma unroll
   for (int i = 0; i < 128; ++i) out[i / 64][i % 64] *= factor[i / 2 % 2];
 }
@@ -169,7 +167,6 @@ __device__ __forceinline__ void publish(Shared& shared, int group) {
 
 /// Makes sums ready for weights relative to `base`. Weights that are next to nothing beside the sums may count for
 /// more, but no more than 2^-50: sums must not overflow on their way down.
-template <bool kBusy>
 __device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads, float (&out)[2][64]) {
   float factor[2];
 #pragma unroll
@@ -182,7 +179,7 @@ __device__ __forceinline__ void turn_to(const float (&base)[2], HeadPair& heads,
     heads.base[r] = to;
     heads.total[r] *= factor[r];
   }
-  rescale<kBusy>(out, factor);
+  rescale(out, factor);
 }
 
 /// Runs tiles [begin, end) of all that the block has, a unit's; a group owns every second of all. A round of the loop
@@ -197,7 +194,7 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     const int head = threadIdx.x % kGroup / 32 * 16 + threadIdx.x % 32 / 4;
     barrier::wait(&shared.weights_full[other], tile >> 1 & 1);
     const float theirs[2] = {shared.base[other][head], shared.base[other][head + 8]};
-    turn_to<true>(theirs, heads, out);
+    turn_to(theirs, heads, out);
     start_values(shared, tile % kTiles, other, group, out);
 #pragma unroll
     for (int r = 0; r < 2; ++r) heads.known[r] = fmaxf(heads.known[r], theirs[r]);
@@ -233,7 +230,7 @@ __device__ __forceinline__ void attend_tiles(const Launch& launch, Shared& share
     const float mine[2] = {heads.known[0], heads.known[1]};
     barrier::wait(&shared.weights_empty[group], (tile >> 1 & 1) ^ 1);
     write_down(shared, group, weights, heads);
-    turn_to<false>(mine, heads, out);
+    turn_to(mine, heads, out);
 #pragma unroll
     for (int r = 0; r < 2; ++r) heads.total[r] += weights.sum[r];
     start_own_values(shared, slot, group, weights, out);
