@@ -105,10 +105,10 @@ class AttendCpu {
   void turn(const Query& query, std::int64_t t, std::int64_t panel) const {
     const std::int64_t width = loops_.width(), dim = problem_.head_dim, first = panel * width;
     float* out = query.q + panel * width * dim;
-    for (std::int64_t h = 0; h < width; ++h) {
-      if (first + h >= problem_.num_heads) {
-        for (std::int64_t c = 0; c < dim; ++c) out[c * width + h] = 0;
-      } else if (args_->q.dtype == DType::f32) {
+    const std::int64_t heads = std::min(width, problem_.num_heads - first);
+    if (heads < width) std::fill_n(out, width * dim, 0.0f);
+    for (std::int64_t h = 0; h < heads; ++h) {
+      if (args_->q.dtype == DType::f32) {
         const auto* q = args_->q.row<const float>(t, first + h);
         for (std::int64_t c = 0; c < dim; ++c) out[c * width + h] = q[c];
       } else {
