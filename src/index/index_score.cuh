@@ -160,6 +160,45 @@ __device__ inline Share deal(const IndexRun& run, const RankRows& rows, std::int
   return share;
 }
 
+/// Calls work(tokens, begin, end) for the runs and tiles of this block's share, in order.
+template <int kTokens, class Work>
+__device__ __forceinline__ void for_each_run(const IndexRun& run, const RankRows& rows, std::int32_t num_tokens,
+                                             Work&& work) {
+  const Share share = deal<kTokens>(run, rows, num_tokens);
+  std::int32_t before = share.before;
+  for (std::int32_t group = share.group; before < share.end && share.begin < share.end; ++group) {
+    const std::int32_t group_end = min((group + 1) * kTokens, num_tokens);
+    for (std::int32_t t = group * kTokens; t < group_end;) {
+      const TokenRun tokens = run_at<kTokens>(run, rows, t, group_end);
+      const std::int32_t begin = max(share.begin, before) - before,
+                         end = min(share.end, before + tokens.tiles) - before;
+      if (begin < end) work(tokens, begin, end);
+      before += tokens.tiles, t += tokens.count;
+    }
+  }
+}
+
+/// A block's part in the selection's first count.
+struct Counts {
+  std::int32_t* counted;  ///< [tokens], in shared memory: entries of each token that are counted
+  std::int32_t* own;      ///< [tokens, bins], in shared memory
+  std::int32_t* bins;     ///< [tokens of the chunk, bins]; null: nobody counts
+};
+
+/// Adds the block's counts to those of the tokens.
+__device__ __forceinline__ void hand_in_counts(const TokenRun& tokens, const Counts& counts) {
+  __syncthreads();
+  for (int token = 0; token < tokens.count; ++token) {
+    if (counts.counted[token] == 0) continue;
+    for (int b = threadIdx.x; b < select::kBins; b += kThreads) {
+      std::int32_t& own = counts.own[token * select::kBins + b];
+      if (own == 0) continue;
+      atomicAdd(counts.bins + std::int64_t{tokens.first + token} * select::kBins + b, own);
+      own = 0;
+    }
+  }
+}
+
 /// Every row of keys, scales and queries starts where 16 (scales: 4) bytes can be loaded at once.
 inline bool is_aligned(const IndexRun& run) {
   const TensorView& q = run.args.q;

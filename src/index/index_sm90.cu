@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
   if (bins != nullptr) {
     for (int i = threadIdx.x; i < kTokens * select::kBins; i += kThreads) own_bins[i] = 0;
   }
+  const Counts counts{counted, own_bins, bins};
 
   const std::int64_t scales_at = run.cache.page_size * kRowBytes;
   const auto page_of = [&](const IndexRun::Place& place) {
@@ -90,20 +91,6 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
       weights[i] = h < heads ? run.args.weights.row<const float>(rows.first + tokens.first + token)[h] : 0.0f;
     }
     barrier::publish_to_tensor_cores();
-  };
-
-  /// Adds the block's counts to those of the tokens.
-  const auto hand_in_counts = [&](const TokenRun& tokens) {
-    __syncthreads();
-    for (int token = 0; token < tokens.count; ++token) {
-      if (counted[token] == 0) continue;
-      for (int b = threadIdx.x; b < select::kBins; b += kThreads) {
-        std::int32_t& own = own_bins[token * select::kBins + b];
-        if (own == 0) continue;
-        atomicAdd(bins + std::int64_t{tokens.first + token} * select::kBins + b, own);
-        own = 0;
-      }
-    }
   };
 
   const auto score_run = [&](const TokenRun& tokens, std::int32_t begin_tile, std::int32_t end_tile) {
@@ -229,21 +216,10 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokens))
     copy::wait<0>();  // what was fetched beyond the end
   };
 
-  const Share share = deal<kTokens>(run, rows, num_tokens);
-  std::int32_t before = share.before;
-  for (std::int32_t group = share.group; before < share.end && share.begin < share.end; ++group) {
-    const std::int32_t group_end = min((group + 1) * kTokens, num_tokens);
-    for (std::int32_t t = group * kTokens; t < group_end;) {
-      const TokenRun tokens = run_at<kTokens>(run, rows, t, group_end);
-      const std::int32_t begin = max(share.begin, before) - before,
-                         end = min(share.end, before + tokens.tiles) - before;
-      if (begin < end) {
-        score_run(tokens, begin, end);
-        if (bins != nullptr) hand_in_counts(tokens);
-      }
-      before += tokens.tiles, t += tokens.count;
-    }
-  }
+  for_each_run<kTokens>(run, rows, num_tokens, [&](const TokenRun& tokens, std::int32_t begin, std::int32_t end) {
+    score_run(tokens, begin, end);
+    if (bins != nullptr) hand_in_counts(tokens, counts);
+  });
 }
 
 using Kernel = void(IndexRun, RankRows, std::int32_t, std::int32_t, std::int32_t*);
